@@ -1,0 +1,43 @@
+# Every command of the project, once. A fresh machine needs Python 3.11+, pip, git and make.
+UV := .tools/bin/uv
+BIN := .venv/bin
+WORKERS ?= 2
+.PHONY: demo test check fix docs bench lock pictures
+
+demo: .venv/ready  ## play the whole path on real data: make demo ARGS=--once
+	$(BIN)/penstock demo $(ARGS)
+
+test: .venv/ready  ## all tests
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+check: .venv/ready  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fix: .venv/ready  ## what the tools can mend by themselves
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/ready  ## the documentation, live
+	$(BIN)/zensical serve
+
+bench: .venv/ready  ## ratios in one run; writes bench/results
+	$(BIN)/python -m bench $(ARGS)
+
+pictures: .venv/ready  ## the README's pictures, from a running demo
+	$(BIN)/python docs/pictures.py
+
+lock: $(UV)  ## resolve anew; requirements.lock is the only place of exact versions
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --group dev pyproject.toml -o requirements.lock
+
+.venv/ready: $(UV) pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(UV) venv --quiet --python 3.11 .venv || $(UV) venv --quiet .venv
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --no-deps --python $(BIN)/python --editable .
+	touch $@
+
+$(UV):
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .tools uv==0.13.9

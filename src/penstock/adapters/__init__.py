@@ -1,0 +1,1 @@
+"""One module per outside technology; only `wiring` imports them."""

@@ -1,0 +1,179 @@
+"""A commit of a model's repository as plain files, with nothing in it that acts.
+
+No links, no submodules, no hooks, no filters, no `.git`: what stands in the commit is written
+as bytes. Every file gets the same old time, so that what a build writes is told apart.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from penstock.errors import NotFoundError, StoppedError, UnreachableError, UsageError
+
+FILE_TIME_S = 315_532_800
+"""1980-01-01 00:00 UTC, as a Unix time: the modification time of every file checked out."""
+
+MAX_READ_BYTES = 8 << 20
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_TIMEOUT_S = 300
+_SETTINGS = (
+    *("core.symlinks=false", "core.hooksPath=/dev/null", "core.attributesFile=/dev/null"),
+    *("core.autocrlf=false", "core.fsmonitor=false", "protocol.allow=never"),
+    *("submodule.recurse=false", "core.protectNTFS=true", "core.protectHFS=true"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFacts:
+    """What a commit says of itself; the author wrote it, nobody proved it."""
+
+    author: str
+    """``Name <address>``."""
+    at: datetime
+    """When it was written, with the author's offset."""
+    message: str
+    """Its first line."""
+
+
+def checkout(repository: Path, commit: str, target: Path, *, ending: str = "") -> None:
+    """Write the files of a commit to `target`, which then holds them and nothing else.
+
+    Parameters
+    ----------
+    repository
+        A bare repository.
+    ending
+        Only files whose names end so, such as ``.py``; all by default.
+
+    Raises
+    ------
+    UsageError, NotFoundError
+        The commit is no hex id, or the repository does not have it.
+    """
+    _require(repository, commit)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    with _removed_on_failure(fresh):
+        tree = fresh / "tree"
+        tree.mkdir(parents=True)
+        git = _Git(repository, index=fresh / "index", tree=tree)
+        git.run("read-tree", commit)
+        paths = git.run("ls-files", "-z").split(b"\0")
+        wanted = b"".join(
+            path + b"\0" for path in paths if path and path.endswith(ending.encode())
+        )
+        git.run("checkout-index", "-z", "--stdin", told=wanted)
+        for path in tree.rglob("*"):
+            os.utime(path, (FILE_TIME_S, FILE_TIME_S), follow_symlinks=False)
+        if target.exists():
+            target.rename(fresh / "before")
+        tree.rename(target)
+    shutil.rmtree(fresh)
+
+
+def commit_facts(repository: Path, commit: str) -> CommitFacts:
+    """Return who wrote a commit, when, and its first line."""
+    _require(repository, commit)
+    told = _Git(repository).run(
+        "show", "--no-patch", "--format=%an <%ae>%x00%aI%x00%s", commit, "--"
+    )
+    author, at, message = told.decode(errors="replace").rstrip("\n").split("\0")
+    return CommitFacts(author, datetime.fromisoformat(at), message)
+
+
+def read_file(
+    repository: Path, commit: str, path: str, *, limit: int = MAX_READ_BYTES
+) -> bytes | None:
+    """Return one file of a commit; None if the commit has no such file.
+
+    Raises
+    ------
+    StoppedError
+        It is larger than `limit` bytes.
+    """
+    _require(repository, commit)
+    listed = _Git(repository).run("ls-tree", "-z", "--long", commit, "--", path)
+    match = re.match(rb"[0-9]+ blob ([0-9a-f]+) +([0-9]+)\t", listed)
+    if match is None:
+        return None
+    if int(match[2]) > limit:
+        what = f"{path} has {int(match[2]):,} bytes; at most {limit:,} are read."
+        raise StoppedError("PS204", what, hint="Keep large files under [data], not in this one.")
+    return _Git(repository).run("cat-file", "blob", match[1].decode())
+
+
+def _require(repository: Path, commit: str) -> None:
+    if _COMMIT.fullmatch(commit) is None:
+        what = f"{commit[:80]!r} is not the id of a commit."
+        raise UsageError("PS201", what, hint="A commit's id has 40 small hex digits.")
+    try:
+        _Git(repository).run("cat-file", "-e", f"{commit}^{{commit}}")
+    except UnreachableError as error:
+        what = f"The repository {repository.name} has no commit {commit[:12]}."
+        raise NotFoundError("PS202", what, hint="Push it again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Git:
+    """git on a bare repository, deaf to every setting but ours."""
+
+    repository: Path
+    index: Path | None = None
+    tree: Path | None = None
+
+    def run(self, *arguments: str, told: bytes = b"") -> bytes:
+        """Return what it prints; UnreachableError when it fails."""
+        environment = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": "/nonexistent",
+            "LC_ALL": "C",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",  # a filter lives in settings: there are none
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_LITERAL_PATHSPECS": "1",
+        }
+        if self.index is not None:
+            environment["GIT_INDEX_FILE"] = str(self.index.absolute())
+        line = ["git", "--git-dir", str(self.repository.absolute())]
+        if self.tree is not None:
+            line += ["--work-tree", str(self.tree.absolute())]
+        line += [word for setting in _SETTINGS for word in ("-c", setting)]
+        reason = ""
+        try:
+            return subprocess.run(
+                [*line, *arguments],
+                input=told,
+                env=environment,
+                cwd=self.tree,
+                capture_output=True,
+                timeout=_TIMEOUT_S,
+                check=True,
+            ).stdout
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.decode(errors="replace").strip()[:500]
+        except subprocess.TimeoutExpired:
+            reason = f"it did not end within {_TIMEOUT_S} s"
+        raise UnreachableError(
+            "PS203",
+            f"git {arguments[0]} failed in {self.repository.name}: {reason}",
+            hint="Look at the disk and the repository (git fsck), then: penstock retry.",
+        )
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

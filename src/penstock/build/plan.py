@@ -1,0 +1,169 @@
+"""`penstock plan`: what a push would do, in the words of the pipeline's own steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.build.detect import Detected
+from penstock.config import ModelConfig, resolve
+
+UNDECIDED_BY_RISK = {"low": "asks a person", "medium": "asks a person", "high": "stops"}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One step and what it would do."""
+
+    stage: str
+    step: str
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a push would do."""
+
+    model: str
+    steps: tuple[PlannedStep, ...]
+    off: tuple[str, ...]
+    """Blocks that are not set, each by its name in penstock.toml."""
+    next_block: str
+    """The block to add next and what it is for; empty when all are there."""
+    notes: tuple[str, ...]
+
+
+def plan(
+    config: ModelConfig,
+    detected: Detected,
+    *,
+    champion: Mapping[str, Any] | None,
+    asked: bool = True,
+) -> Plan:
+    """Say what a push would do.
+
+    Parameters
+    ----------
+    champion
+        The version that serves now, with ``number``; None for a first version.
+    asked
+        False when no server answered, so that nobody knows whether there is a champion.
+    """
+    config = resolve(config, None)
+    name = config.model.name
+    beside = None if champion is None else f"{name}@{champion['number']} (@champion)"
+    if not asked:
+        beside = "the champion, if there is one"
+    steps = (*_build(config, detected), *_test(config, beside), *_production(config, beside))
+    off, next_block = _missing_blocks(config)
+    notes = detected.notes
+    if beside is None:
+        notes = (*notes, "A first version has no champion to be compared with or to fall back to.")
+    return Plan(name, steps, off, next_block, notes)
+
+
+def _build(config: ModelConfig, detected: Detected) -> list[PlannedStep]:
+    network = "network" if config.build.network else "no network"
+    train = f"{detected.run.value}, {network}, at most {_minutes(config.build.timeout_s)}"
+    packages = detected.dependencies.value if detected.dependencies else "no packages"
+    evaluate = config.evaluate
+    if evaluate is None or not evaluate.sensitive:
+        fairness, gate = "off", "[evaluate] sensitive is not set"
+    elif config.fairness.max is None:
+        fairness, gate = f"report on {', '.join(evaluate.sensitive)}", "no gate: max is not set"
+    else:
+        gate = ""
+        fairness = f"{config.fairness.metric} <= {config.fairness.max:g}"
+    return [
+        PlannedStep("build", "train", train, f"environment from {packages}"),
+        PlannedStep("build", "store", "model, code, lock and data by digest"),
+        PlannedStep("build", "check", _checks(config)),
+        PlannedStep("build", "fairness", fairness, gate),
+        PlannedStep("build", "explain", "which columns matter" if evaluate else "off"),
+    ]
+
+
+def _checks(config: ModelConfig) -> str:
+    if config.evaluate is None:
+        return "smoke checks only: there is no [evaluate]"
+    return f"smoke checks on {config.evaluate.data}"
+
+
+def _test(config: ModelConfig, beside: str | None) -> list[PlannedStep]:
+    where = f"beside {beside}" if beside else "alone: a first version"
+    people = config.approval.people or 0
+    if people:
+        who = f"{people} {'person' if people == 1 else 'people'}"
+        approve = f"{who}; closes after {config.approval.expires}"
+    else:
+        approve = "nobody is asked, unless something is undecided"
+    undecided = f"undecided {UNDECIDED_BY_RISK[config.model.risk]}"
+    return [
+        PlannedStep("test", "deploy", where),
+        PlannedStep("test", "quality", _quality(config, beside), undecided),
+        PlannedStep("test", "speed", _speed(config)),
+        PlannedStep("test", "approve", approve),
+    ]
+
+
+def _quality(config: ModelConfig, beside: str | None) -> str:
+    if config.evaluate is None:
+        return "undecided: there is no [evaluate]"
+    limits: list[str] = []
+    for name, limit in config.quality.limits.items():
+        limits += [f"{name} >= {limit.min:g}"] if limit.min is not None else []
+        limits += [f"{name} <= {limit.max:g}"] if limit.max is not None else []
+    parts = limits or ["no limits"]
+    if beside is not None:
+        primary = config.quality.primary or "the main measure"
+        margin = config.quality.margin
+        by = "by more than the margin" if margin is None else f"by more than {margin:g}"
+        parts.append(f"{primary} not worse than @champion {by}")
+    return "; ".join(parts)
+
+
+def _speed(config: ModelConfig) -> str:
+    speed = config.speed
+    limits = (
+        ("p50", speed.p50_ms, "ms"),
+        ("p95", speed.p95_ms, "ms"),
+        ("memory", speed.max_memory_mb, "MB"),
+        ("cold start", speed.cold_start_s, "s"),
+    )
+    parts = [f"{name} <= {value:g} {unit}" for name, value, unit in limits if value is not None]
+    return "; ".join(parts) or "report, no limits"
+
+
+def _production(config: ModelConfig, beside: str | None) -> list[PlannedStep]:
+    steps = config.canary.steps
+    if beside is None:
+        canary, release = "off: nothing to compare with", "takes all of the traffic"
+    else:
+        shares = ", ".join(map(str, steps)) if steps else "shares by the last days' traffic,"
+        canary = f"{shares} %, per request" if steps else f"{shares} per request"
+        release = f"then {beside} stays warm"
+    periods = ", ".join(f"each {monitor.every}" for monitor in config.monitor) or "off"
+    return [
+        PlannedStep("production", "canary", canary),
+        PlannedStep("production", "release", release),
+        PlannedStep("production", "monitor", periods),
+    ]
+
+
+def _missing_blocks(config: ModelConfig) -> tuple[tuple[str, ...], str]:
+    evaluate = config.evaluate
+    wanted = (
+        ("evaluate", evaluate is not None, "so that versions can be judged and compared"),
+        ("quality", bool(config.quality.limits), "so that a bad version stops: limits"),
+        ("fairness", bool(evaluate and evaluate.sensitive), "[evaluate] sensitive, then max"),
+        ("speed", config.speed.p95_ms is not None, "so that a slow version stops: p95_ms"),
+    )
+    missing = [(name, why) for name, there, why in wanted if not there]
+    next_block = f"[{missing[0][0]}], {missing[0][1]}" if missing else ""
+    return tuple(name for name, _ in missing), next_block
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"

@@ -1,0 +1,427 @@
+"""The dossier: what people read before they say yes or no.
+
+It is written by templates from check results, never by hand and never by a language model; the
+author adds through CARD.md what no check can know (gain, cost, risk). A missing part is shown as
+a gap. The dossier is plain JSON with one digest, so that a decision is bound to what was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from penstock.domain import JSON, CheckResult, Verdict
+
+SCHEMA = "penstock.dossier/1"
+
+_MEANING = {
+    "benefit": ("What you gain", ("benefit", "benefits", "gain", "what you gain")),
+    "work": ("What it costs", ("work", "cost", "costs", "what it costs")),
+    "risks": ("What could go wrong", ("risks", "risk", "what could go wrong")),
+}
+"""Parts that only people know: key in CARD.md's head, title, headings that hold it as well."""
+
+_QUESTIONS = {
+    "smoke": "Does it work as every model must?",
+    "quality": "Is it good enough?",
+    "fairness": "Are groups treated alike?",
+    "explain": "What does it look at?",
+    "speed": "Is it fast enough?",
+}
+_ORDER = ("quality", "fairness", "speed", "explain", "smoke")
+_FIRST_SENTENCE = {
+    "better": "is better than {champion}, the version in use.",
+    "not worse": "is not worse than {champion}, the version in use.",
+    "worse": "is worse than {champion}, the version in use.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The version that is judged, and what identifies it."""
+
+    model: str
+    number: int
+    commit: str
+    risk: str
+    artifact_digest: str
+    lock_digest: str
+    data_digest: str
+    sandbox_level: str
+    message: str = ""
+    author: str = ""
+    champion: int | None = None
+    """Number of the version in use; None for a first version."""
+    data_made_by_build: bool = False
+    """The evaluation data came out of the same build as the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """CARD.md: a head of ``key: value`` between ``---`` lines, then text under headings."""
+
+    head: Mapping[str, str]
+    sections: Mapping[str, str]
+    """By heading, in small letters."""
+
+
+def read_card(text: str) -> Card:
+    r"""Read CARD.md; what is not understood is left out, never an error.
+
+    The head may hold lists and folded text: indented or dashed lines belong to the key above.
+
+    Examples
+    --------
+    >>> card = read_card("---\nbenefit: fewer losses\nrisks:\n  - drift\n---\n## Work\nNone.\n")
+    >>> dict(card.head), dict(card.sections)
+    ({'benefit': 'fewer losses', 'risks': '- drift'}, {'work': 'None.'})
+    """
+    lines = text.replace("\r\n", "\n").lstrip("\ufeff\n ").split("\n")
+    head: list[str] = []
+    if lines[0].strip() == "---":
+        ends = [number for number, line in enumerate(lines) if number and line.strip() == "---"]
+        if ends:
+            head, lines = lines[1 : ends[0]], lines[ends[0] + 1 :]
+    return Card(_head(head), _sections(lines))
+
+
+def dossier(
+    subject: Subject,
+    results: Sequence[CheckResult],
+    *,
+    card: str,
+    groups: JSON | None = None,
+    importance: JSON | None = None,
+) -> JSON:
+    """Write the dossier of a version.
+
+    Parameters
+    ----------
+    results
+        Of every check of the run.
+    card
+        Text of CARD.md, or empty.
+    groups
+        `fairness.FairnessReport.groups`.
+    importance
+        The report of `explain.explain`.
+
+    Returns
+    -------
+    JSON
+        ``title``, ``lead``, ``meaning`` (three parts, each with ``text`` or ``missing``),
+        ``gaps``, ``blocked`` (why it cannot be approved, or None), ``counts``, ``evidence``,
+        ``judgement`` (what only a person can end), ``groups``, ``importance``, ``identity``.
+    """
+    meaning = _meaning(read_card(card))
+    gaps = [str(part["title"]) for part in meaning if part["missing"]]
+    counts = {verdict.value: 0 for verdict in Verdict}
+    for result in results:
+        counts[result.verdict.value] += 1
+    points = [result for result in results if result.verdict is Verdict.UNDECIDED]
+    return {
+        "schema": SCHEMA,
+        "version": f"{subject.model}@{subject.number}",
+        "title": f"Put {subject.model} v{subject.number} into production?",
+        "lead": _lead(subject, results),
+        "meaning": meaning,
+        "gaps": gaps,
+        "blocked": _blocked(subject, gaps),
+        "counts": counts,
+        "counts_text": counts_text(counts),
+        "evidence": [_evidence(result) for result in sorted(results, key=_rank)],
+        "judgement": [
+            {"check": result.check, "question": _question(result), "why": result.summary}
+            for result in points
+        ],
+        "groups": groups,
+        "importance": importance,
+        "identity": _identity(subject),
+    }
+
+
+def digest(document: JSON) -> str:
+    """Return SHA-256 of the dossier's canonical JSON: sorted keys, no spaces, UTF-8.
+
+    Examples
+    --------
+    >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Count checks in words; undecided is never counted as passed.
+
+    Examples
+    --------
+    >>> counts_text({"passed": 14, "failed": 0, "undecided": 1})
+    '14 of 15 checks passed, 1 undecided'
+    """
+    text = f"{counts['passed']} of {sum(counts.values())} checks passed"
+    for verdict in ("failed", "undecided"):
+        if counts[verdict]:
+            text += f", {counts[verdict]} {verdict}"
+    return text
+
+
+def markdown(document: JSON) -> str:
+    """Write the dossier as Markdown, for a terminal or a file."""
+    lines = [f"# {document['title']}", "", str(document["lead"]), ""]
+    if document["blocked"]:
+        lines += [f"**It cannot be approved:** {document['blocked']}", ""]
+    lines += ["## What saying yes means", ""]
+    for part in cast("Sequence[JSON]", document["meaning"]):
+        lines += [f"### {part['title']}", "", str(part["text"] or part["missing"]), ""]
+    lines += [f"## Evidence: {document['counts_text']}", ""]
+    lines += ["| result | question | answer | champion |", "|---|---|---|---|"]
+    lines += [_row(one) for one in cast("Sequence[JSON]", document["evidence"])]
+    points = cast("Sequence[JSON]", document["judgement"])
+    if points:
+        lines += ["", "## For your judgement", ""]
+        lines += [f"- {point['question']} {point['why']} ({point['check']})" for point in points]
+    lines += _groups_markdown(cast("JSON | None", document["groups"]))
+    lines += _importance_markdown(cast("JSON | None", document["importance"]))
+    lines += ["", "## Exactly what you approve", ""]
+    identity = cast("JSON", document["identity"])
+    lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in identity.items() if value]
+    return "\n".join(lines) + "\n"
+
+
+def _head(lines: Sequence[str]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    key: str | None = None
+    for line in lines:
+        match = re.match(r"([A-Za-z_][\w-]*)\s*:(.*)$", line)
+        if match:
+            key = str(match[1]).lower()
+            first = match[2].strip()
+            # A lone | or > announces the lines that follow; it is no text.
+            found[key] = [] if first in {"", "|", ">", "|-", ">-"} else [_unquoted(first)]
+        elif key is not None and line.strip() and not line.lstrip().startswith("#"):
+            found[key].append(line.strip())
+    return {name: "\n".join(parts) for name, parts in found.items()}
+
+
+def _unquoted(text: str) -> str:
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return re.split(r"\s+#", text, maxsplit=1)[0]
+
+
+def _sections(lines: Sequence[str]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    heading: str | None = None
+    fenced = False
+    for line in lines:
+        fenced ^= line.lstrip().startswith("```")
+        match = None if fenced else re.match(r"(#{1,2})\s+(.+?)\s*#*$", line)
+        if match:
+            heading = str(match[2]).lower()
+            found.setdefault(heading, [])
+        elif heading is not None:
+            found[heading].append(line)
+    return {name: "\n".join(parts).strip() for name, parts in found.items()}
+
+
+def _meaning(card: Card) -> list[JSON]:
+    parts: list[JSON] = []
+    for key, (title, headings) in _MEANING.items():
+        told = card.head.get(key, "")
+        for heading in headings:
+            told = told or card.sections.get(heading, "")
+        missing = None if told else f"CARD.md says nothing here: add `{key}` to its head."
+        parts.append({"key": key, "title": title, "text": told or None, "missing": missing})
+    return parts
+
+
+def _blocked(subject: Subject, gaps: Sequence[str]) -> str | None:
+    if subject.risk != "high" or not gaps:
+        return None
+    return f"at risk high CARD.md must say: {', '.join(gap.lower() for gap in gaps)}"
+
+
+def _family(result: CheckResult) -> str:
+    return result.check.partition(".")[0]
+
+
+def _rank(result: CheckResult) -> tuple[int, str]:
+    family = _family(result)
+    place = _ORDER.index(family) if family in _ORDER else len(_ORDER)
+    if result.check == "quality.not_worse":
+        place = -1
+    return (place, result.check)
+
+
+def _question(result: CheckResult) -> str:
+    told = result.evidence.get("question")
+    return str(told) if told else _QUESTIONS.get(_family(result), f"{result.check}?")
+
+
+_NUMBERS = ("value", "champion", "limit", "low", "high")
+
+
+def _written(value: Any) -> Any:
+    """Return a number as JSON can hold it: a bound that does not exist is None."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _evidence(result: CheckResult) -> JSON:
+    shown = result.evidence
+    return {
+        "check": result.check,
+        "question": _question(result),
+        "verdict": result.verdict.value,
+        "reading": shown.get("reading"),
+        "answer": result.summary,
+        **{name: _written(shown.get(name)) for name in _NUMBERS},
+        "unit": shown.get("unit"),
+        # Folded on the page: what every model must do, and this one does.
+        "folded": _family(result) == "smoke" and result.verdict is Verdict.PASSED,
+    }
+
+
+def _identity(subject: Subject) -> JSON:
+    data = subject.data_digest
+    if data and subject.data_made_by_build:
+        data += " (made by the build itself, so training could see it)"
+    return {
+        "model": f"{subject.model}@{subject.number}",
+        "commit": subject.commit,
+        "message": subject.message,
+        "author": subject.author,
+        "artifact_digest": subject.artifact_digest,
+        "lock_digest": subject.lock_digest,
+        "data_digest": data,
+        "sandbox_level": subject.sandbox_level,
+        "risk": subject.risk,
+    }
+
+
+def _lead(subject: Subject, results: Sequence[CheckResult]) -> str:
+    sentences = [_first_sentence(subject, results)]
+    for family, words in _FAMILY_WORDS.items():
+        of_family = [result for result in results if _family(result) == family]
+        if of_family:
+            sentences.append(_family_sentence(of_family, words))
+    if subject.data_made_by_build:
+        sentences.append("It was judged on data that its own build made.")
+    if subject.sandbox_level == "none":
+        sentences.append("It was built without isolation from the machine.")
+    points = [result for result in results if result.verdict is Verdict.UNDECIDED]
+    if points:
+        count = "One point needs" if len(points) == 1 else f"{len(points)} points need"
+        named = "; ".join(f"{_question(one)} {one.summary}" for one in points[:3])
+        more = f"; and {len(points) - 3} more" if len(points) > 3 else ""
+        sentences.append(f"{count} your judgement: {named}{more}.")
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _first_sentence(subject: Subject, results: Sequence[CheckResult]) -> str:
+    version = f"v{subject.number}"
+    if subject.champion is None:
+        return f"{version} is the first version: there is nothing in use to compare it with."
+    champion = f"v{subject.champion}"
+    compared = next((one for one in results if one.check == "quality.not_worse"), None)
+    reading = "" if compared is None else str(compared.evidence.get("reading", ""))
+    # The reading speaks of the numbers; where the verdict was taken back, they do not decide.
+    if compared is None or compared.verdict is Verdict.UNDECIDED:
+        return f"Whether {version} is better than {champion}, the version in use, is not known."
+    text = _FIRST_SENTENCE.get(reading, "was compared with {champion}, the version in use.")
+    return f"{version} {text.format(champion=champion)}"
+
+
+_FAMILY_WORDS = {
+    "fairness": (
+        "No difference between groups is over its limit.",
+        "A difference between groups is over its limit",
+    ),
+    "speed": ("It is fast enough and fits in memory.", "It is over a limit of speed or memory"),
+    "smoke": ("It works as every model must.", "It does not work as every model must"),
+}
+_REPORTED_WORDS = {
+    "fairness": "Differences between groups were measured; no limit is set for them.",
+    "speed": "Its speed was measured; no limit is set for it.",
+}
+
+
+def _family_sentence(results: Sequence[CheckResult], words: tuple[str, str]) -> str:
+    """Sum up a family of checks; an undecided one speaks for itself at the end of the lead."""
+    passed, failed = words
+    broken = [result for result in results if result.verdict is Verdict.FAILED]
+    if broken:
+        return f"{failed}: {'; '.join(result.summary for result in broken[:3])}."
+    if any(result.verdict is Verdict.UNDECIDED for result in results):
+        return ""
+    family = _family(results[0])
+    if family in _REPORTED_WORDS and all(one.evidence.get("limit") is None for one in results):
+        return _REPORTED_WORDS[family]
+    return passed
+
+
+def _row(evidence: JSON) -> str:
+    verdict = str(evidence["verdict"])
+    shown = verdict if verdict == "passed" else f"**{verdict}**"
+    champion = _number(evidence["champion"])
+    cells = [shown, evidence["question"], evidence["answer"], champion]
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _groups_markdown(groups: JSON | None) -> list[str]:
+    lines: list[str] = []
+    for column in cast("Sequence[JSON]", (groups or {}).get("columns", ())):
+        members = cast("Sequence[JSON]", column["groups"])
+        shown = [name for name in _RATES if any(name in group for group in members)]
+        lines += ["", f"## Groups by {column['column']}", ""]
+        titles = [_RATES[name] for name in shown]
+        lines += [f"| group | rows | {' | '.join(titles)} |", "|---|---|" + "---|" * len(shown)]
+        for group in members:
+            cells = [_interval(cast("JSON | None", group.get(name))) for name in shown]
+            few = "" if group["judged"] else " (too few to judge)"
+            row = [f"{group['group']}{few}", group["rows"], *cells]
+            lines.append("| " + " | ".join(_cell(cell) for cell in row) + " |")
+    return lines
+
+
+_RATES = {
+    "selection_rate": "gets a yes",
+    "tpr": "found of the true",
+    "fpr": "false alarms",
+    "accuracy": "answered rightly",
+    "mean_error": "mean error",
+}
+
+
+def _interval(found: JSON | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found['value']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
+
+
+def _importance_markdown(importance: JSON | None) -> list[str]:
+    columns = cast("Sequence[JSON]", (importance or {}).get("columns", ()))
+    if importance is None or not columns:
+        return []
+    lines = ["", f"## What it looks at (change of {importance['metric']} without it)", ""]
+    lines += [f"- {column['column']}: {column['mean']:.4g}" for column in columns[:10]]
+    skipped = cast("Sequence[JSON]", importance["skipped"])
+    return lines + [f"- skipped {one['what']}: {one['why']}" for one in skipped[:5]]

@@ -1,0 +1,359 @@
+"""The evaluation data: rows that training never sees, read once for every check.
+
+A CSV is read as `pandas.read_csv` reads it in most training scripts (the same words mean
+"missing", dates stay text), so that a model meets here what it met in training. Every column
+ends as one of four types, and every NaN as a null: that is what callers will send.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+from numpy.typing import NDArray
+
+from penstock.check.answers import same_class
+from penstock.config.schema import Evaluate
+from penstock.domain import JSON
+from penstock.errors import PenstockError, StoppedError
+
+MIN_ROWS = 20
+"""Fewer rows say nothing about a model; even one wrong answer would be 5 %."""
+
+_MOST_CLASSES = 20
+"""Integer labels with more distinct values than this are amounts, not classes."""
+
+_MISSING_WORDS = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+"""What `pandas.read_csv` reads as missing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Evaluation data, split by the role of its columns. All parts have the same rows."""
+
+    features: pa.Table
+    """Every column but label, id and time; sensitive ones too, a model may use them."""
+    label: NDArray[Any]
+    """Shape ``(n,)``, without missing values."""
+    id: NDArray[Any] | None
+    time: NDArray[Any] | None
+    sensitive: pa.Table
+    digest: str
+    """SHA-256 of the file."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.label)
+
+    def for_columns(self, names: Sequence[str]) -> pa.Table:
+        """Select the columns that a model wants, in its order.
+
+        Raises
+        ------
+        StoppedError
+            PS315, the data lacks one of them.
+        """
+        lacking = [name for name in names if name not in self.features.column_names]
+        if lacking:
+            raise _lacks_columns(lacking, self.features.column_names)
+        return self.features.select(list(names))
+
+    def take(self, rows: NDArray[np.intp]) -> Evaluation:
+        """Return the evaluation data of some rows, in the order of `rows`."""
+        return Evaluation(
+            features=self.features.take(rows),
+            label=self.label[rows],
+            id=None if self.id is None else self.id[rows],
+            time=None if self.time is None else self.time[rows],
+            sensitive=self.sensitive.take(rows),
+            digest=self.digest,
+        )
+
+
+def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
+    """Read the file that ``[evaluate] data`` names.
+
+    Raises
+    ------
+    StoppedError
+        PS310 no such file, PS311 not a readable CSV or Parquet file, PS312 a column is not
+        there, PS313 fewer than `MIN_ROWS` rows, PS314 rows without a label, PS318 a column of
+        a type that no request can carry.
+    """
+    if not path.is_file():
+        raise StoppedError(
+            "PS310",
+            f"The evaluation data {spec.data} is not there.",
+            hint="Add the file to the repository, or correct [evaluate] data in penstock.toml.",
+        )
+    table = _read(path, spec.data)
+    roles = {"label": spec.label, "id": spec.id, "time": spec.time}
+    named = {role: name for role, name in roles.items() if name is not None}
+    for role, name in [*named.items(), *(("sensitive", name) for name in spec.sensitive)]:
+        _require_column(table, name, role=role, file=spec.data)
+    if table.num_rows < MIN_ROWS:
+        raise StoppedError(
+            "PS313",
+            f"{spec.data} has {table.num_rows} rows; checks need at least {MIN_ROWS}.",
+            hint="Keep more rows away from training, a few hundred or more.",
+        )
+    kept = [name for name in table.column_names if name not in named.values()]
+    features = pa.table({name: plain_column(table.column(name), name) for name in kept})
+    return Evaluation(
+        features=features,
+        label=_labels(table, spec),
+        id=None if spec.id is None else _objects(table.column(spec.id)),
+        time=None if spec.time is None else _objects(table.column(spec.time)),
+        sensitive=features.select(list(spec.sensitive)),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def infer_signature(
+    features: pa.Table,
+    describe: JSON,
+    labels: NDArray[Any],
+    spec: Evaluate,
+    *,
+    task: str | None = None,
+) -> JSON:
+    """Write down what a model wants and answers: what it says of itself, else what the data say.
+
+    Parameters
+    ----------
+    features
+        As in `Evaluation.features`.
+    describe
+        The worker's description of the loaded model.
+    labels
+        Shape ``(n,)``.
+    task
+        ``[model] task`` where the user set it; it beats the model's word.
+
+    Raises
+    ------
+    StoppedError
+        PS315 the model wants other columns than the data have, PS316 one class only, PS317
+        ``[evaluate] positive`` is none of two classes.
+    """
+    names = _wanted_columns(features, describe, spec)
+    task = task or cast("str | None", describe.get("task")) or label_task(labels)
+    classes = _classes(describe, labels) if task == "classification" else None
+    return {
+        "columns": [
+            {
+                "name": name,
+                "datatype": datatype(features.column(name)),
+                "optional": bool(features.column(name).null_count > 0),
+            }
+            for name in names
+        ],
+        "task": task,
+        "classes": classes,
+        "positive": None if classes is None else _positive(classes, spec),
+    }
+
+
+def label_task(labels: NDArray[Any]) -> str:
+    """Tell classes from amounts: text, yes/no, and few distinct whole numbers are classes.
+
+    Examples
+    --------
+    >>> label_task(np.array([0, 1, 1])), label_task(np.array([0.5, 1.25, 2.0]))
+    ('classification', 'regression')
+    """
+    if labels.dtype.kind not in "iuf":
+        return "classification"
+    distinct = np.unique(labels)
+    if labels.dtype.kind == "f":
+        whole = bool((distinct == np.round(distinct)).all())
+        return "classification" if whole and len(distinct) <= 2 else "regression"
+    return "classification" if len(distinct) <= _MOST_CLASSES else "regression"
+
+
+def datatype(column: pa.ChunkedArray) -> str:
+    """Return the Open Inference Protocol's word for a column's type."""
+    if pt.is_boolean(column.type):
+        return "BOOL"
+    if pt.is_integer(column.type):
+        return "INT64"
+    return "FP64" if pt.is_floating(column.type) else "BYTES"
+
+
+def plain_column(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Bring a column to one of bool, int64, float64 or string, with null for every NaN."""
+    kind = column.type
+    if pt.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if pt.is_boolean(kind):
+        return column
+    if pt.is_integer(kind):
+        # Not every uint64 is an int64; as floats the largest lose digits, as everywhere in JSON.
+        return column.cast(pa.float64() if pt.is_uint64(kind) else pa.int64(), safe=False)
+    if pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_null(kind):
+        numbers = column.cast(pa.float64())
+        # Through numpy: `pc.is_nan` and a null mask would need two passes and a fallback.
+        return pa.chunked_array([pa.array(numbers.to_numpy(), from_pandas=True)], pa.float64())
+    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_temporal(kind):
+        return column.cast(pa.string())
+    raise StoppedError(
+        "PS318",
+        f'Column "{name}" of the evaluation data has the type {kind}, which no request can carry.',
+        hint="Give it numbers, text or true/false, or leave it out.",
+    )
+
+
+def _read(path: Path, shown: str) -> pa.Table:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    try:
+        if suffixes and suffixes[-1] in {".parquet", ".pq"}:
+            return pq.read_table(path, partitioning=None)
+        if {".csv", ".tsv"} & set(suffixes[-2:]):
+            return _read_csv(path, delimiter="\t" if ".tsv" in suffixes else ",")
+        reason = f'"{path.suffix or path.name}" is neither CSV nor Parquet'
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+    raise StoppedError(
+        "PS311",
+        f"The evaluation data {shown} cannot be read: {reason}.",
+        hint="Write it as .csv or .parquet, for example with DataFrame.to_parquet.",
+    )
+
+
+def _read_csv(path: Path, *, delimiter: str) -> pa.Table:
+    def read(types: dict[str, Any]) -> pa.Table:
+        words = {"null_values": list(_MISSING_WORDS), "strings_can_be_null": True}
+        return pacsv.read_csv(
+            path,
+            parse_options=pacsv.ParseOptions(delimiter=delimiter),
+            convert_options=pacsv.ConvertOptions(column_types=types, **words),
+        )
+
+    table = read({})
+    dates = [field.name for field in table.schema if pt.is_temporal(field.type)]
+    return read(dict.fromkeys(dates, pa.string())) if dates else table
+
+
+def _require_column(table: pa.Table, name: str, *, role: str, file: str) -> None:
+    count = table.column_names.count(name)
+    if count == 1:
+        return
+    if count > 1:
+        raise StoppedError(
+            "PS312",
+            f'{file} has {count} columns "{name}".',
+            hint="Give each column a name of its own.",
+        )
+    raise StoppedError(
+        "PS312",
+        f'{file} has no column "{name}", which [evaluate] {role} names.',
+        hint=f"{_did_you_mean(name, table.column_names)}Correct [evaluate] {role}.",
+    )
+
+
+def _did_you_mean(name: str, names: Sequence[str]) -> str:
+    lowered = {known.lower(): known for known in reversed(names)}
+    near = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    if near:
+        return f'Did you mean "{lowered[near[0]]}"? '
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return f"It has {shown}. "
+
+
+def _labels(table: pa.Table, spec: Evaluate) -> NDArray[Any]:
+    column = plain_column(table.column(spec.label), spec.label)
+    if column.null_count:
+        raise StoppedError(
+            "PS314",
+            f'{column.null_count} of {table.num_rows} rows of {spec.data} have no "{spec.label}".',
+            hint="Leave those rows out: without the true answer they cannot judge a model.",
+        )
+    return cast("NDArray[Any]", column.to_numpy())
+
+
+def _objects(column: pa.ChunkedArray) -> NDArray[Any]:
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values
+
+
+def _wanted_columns(features: pa.Table, describe: JSON, spec: Evaluate) -> list[str]:
+    names = cast("list[str] | None", describe.get("feature_names"))
+    if names is not None:
+        lacking = [name for name in names if name not in features.column_names]
+        if lacking:
+            raise _lacks_columns(lacking, features.column_names)
+        return list(names)
+    every = list(features.column_names)
+    count = cast("int | None", describe.get("n_features"))
+    if count is None or count == len(every):
+        return every
+    # A model that was fitted on a bare array knows only how many columns it wants; the usual
+    # reason for a difference is that the sensitive ones were left out of training.
+    plain = [name for name in every if name not in spec.sensitive]
+    if count == len(plain):
+        return plain
+    raise StoppedError(
+        "PS315",
+        f"The model wants {count} columns; {spec.data} has {len(every)} beside label, id and time"
+        f" ({', '.join(every[:8])}{', …' if len(every) > 8 else ''}).",
+        hint="Fit on a DataFrame, so that the model knows the names, or drop the other columns.",
+    )
+
+
+def _lacks_columns(lacking: Sequence[str], names: Sequence[str]) -> PenstockError:
+    shown = ", ".join(f'"{name}"' for name in lacking[:5]) + (", …" if len(lacking) > 5 else "")
+    return StoppedError(
+        "PS315",
+        f"The model wants {shown}, which the evaluation data lack.",
+        hint=f"{_did_you_mean(lacking[0], names)}"
+        "Keep in [evaluate] data every column that training uses, before any encoding.",
+    )
+
+
+def _classes(describe: JSON, labels: NDArray[Any]) -> list[object]:
+    told = cast("Sequence[object] | None", describe.get("classes"))
+    seen = cast("list[object]", np.unique(labels).tolist())
+    classes = list(told) if told is not None else seen
+    if len(classes) < 2:
+        raise StoppedError(
+            "PS316",
+            f"Every answer is {classes[0]!r}: with one class there is nothing to tell apart."
+            if classes
+            else "The model knows no class.",
+            hint='Check the label column, or set task = "regression" in [model].',
+        )
+    return classes
+
+
+def _positive(classes: Sequence[object], spec: Evaluate) -> object | None:
+    if spec.positive is None:
+        return classes[1] if len(classes) == 2 else None
+    shown = ", ".join(map(repr, classes[:8]))
+    if len(classes) != 2:
+        raise StoppedError(
+            "PS317",
+            f"[evaluate] positive is set, but there are {len(classes)} classes ({shown}).",
+            hint="Remove `positive`: it chooses one of two classes.",
+        )
+    index = same_class(spec.positive, tuple(classes))
+    if index is None:
+        raise StoppedError(
+            "PS317",
+            f"[evaluate] positive = {spec.positive!r} is none of the classes {shown}.",
+            hint="Write one of the classes, spelled as in the label column.",
+        )
+    return classes[index]

@@ -1,0 +1,264 @@
+"""Commands that look: status, watch, logs, history, list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from penstock.cli.session import Session, as_json, columns, session
+from penstock.client import Client
+from penstock.errors import NotFoundError, UnreachableError, UsageError
+
+ATTENTION = 9
+"""Exit code of ``status --attention`` when something needs a person."""
+
+MARK_OF_STATE: Mapping[str, str] = {
+    "Degraded": "failed",
+    "Failed": "failed",
+    "Rolled back": "failed",
+    "Approval": "waits",
+    "Paused": "waits",
+    "Drifting": "warning",
+    "Check overdue": "warning",
+    "Building": "running",
+    "Testing": "running",
+    "Canary": "running",
+    "Queued": "running",
+    "Healthy": "passed",
+    "Done": "passed",
+}
+QUIET_STATES = ("Healthy", "Retired", "Done")
+
+
+def field(document: Any, *path: str) -> Any:
+    """Return a value from an answer; None where the server did not tell it."""
+    for key in path:
+        if not isinstance(document, dict):
+            return None
+        document = cast("dict[str, Any]", document).get(key)
+    return document
+
+
+def rows_of(document: Any, name: str) -> list[dict[str, Any]]:
+    """Return the list in an answer, whether it stands there bare or under its name."""
+    found: Any = field(document, name) if isinstance(document, dict) else document
+    return cast("list[dict[str, Any]]", found) if isinstance(found, list) else []
+
+
+def status(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A model; else all.")] = None,
+    *,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Only what needs a person; then exit 9.")
+    ] = False,
+) -> int:
+    """Show what is where, and what waits for what."""
+    here = session(ctx)
+    data = here.client().status(_model(name) if name else None)
+    models = [cast("dict[str, Any]", data)] if name else rows_of(data, "models")
+    shown = [one for one in models if name or field(one, "state") not in QUIET_STATES]
+    here.data("status", data if not attention else shown)
+    _table(here, shown)
+    if not name and (rest := len(models) - len(shown)):
+        here.write(f"{rest} more healthy or quiet. All: penstock list")
+    if not models:
+        here.write("No models yet.")
+        here.following("penstock init, then penstock connect and penstock push")
+    return ATTENTION if attention and any(_needs_a_person(one) for one in shown) else 0
+
+
+def list_(
+    ctx: typer.Context,
+    query: Annotated[str | None, typer.Argument(help="A part of the name.")] = None,
+) -> None:
+    """List all models."""
+    here = session(ctx)
+    client = here.client()
+    models: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = client.list(query, after=after)
+        models += rows_of(page, "models")
+        after = field(page, "next")
+        if not after:
+            break
+    here.data("list", models)
+    _table(here, models)
+
+
+def history(ctx: typer.Context, name: Annotated[str, typer.Argument(help="A model.")]) -> None:
+    """Show a model's versions and decisions, newest first."""
+    here = session(ctx)
+    data = here.client().history(_model(name))
+    here.data("history", data)
+    entries = rows_of(data, "entries")
+    rows = [
+        (
+            _short(one.get("at")),
+            _text(one.get("actor")),
+            _text(one.get("text") or one.get("action")),
+        )
+        for one in entries
+    ]
+    for line in columns(rows):
+        here.write(line)
+
+
+def watch(
+    ctx: typer.Context,
+    run: Annotated[int | None, typer.Argument(help="A run; else this project's newest.")] = None,
+    *,
+    exit_status: Annotated[
+        bool, typer.Option("--exit-status", help="Exit with the run's outcome: 0, 5, 6.")
+    ] = False,
+) -> int:
+    """Follow a run until it waits or ends; Ctrl-C leaves it running."""
+    here = session(ctx)
+    number = newest_run(here.client()) if run is None else run
+    return follow(here, number, exit_status=exit_status)
+
+
+def follow(here: Session, run: int, *, exit_status: bool, seen: bool = False) -> int:
+    """Write a run's lines as they come and return what its end says.
+
+    `seen`: the lines were shown by git already, so only the outcome is written when it is
+    there.
+    """
+    client = here.client()
+    outcome = 0
+    lines = client.logs(run)
+    for line in lines:
+        if line.startswith("exit ") and line[5:].strip().isdigit():
+            outcome = int(line[5:])
+        elif here.json:
+            here.out.write(as_json({"schema": "penstock.line/1", "data": {"line": line}}))
+            here.out.flush()
+        elif not seen:
+            here.write(line)
+    data = client.run(run)
+    if here.json:
+        here.data("run", data)
+    else:
+        _run(here, data)
+    return outcome if exit_status else 0
+
+
+def logs(
+    ctx: typer.Context,
+    run: Annotated[int, typer.Argument(help="A run.")],
+    *,
+    step: Annotated[str | None, typer.Option(help="Such as train or build/train.")] = None,
+    tail: Annotated[int, typer.Option(help="Last lines only; 0 = all.")] = 0,
+    follow_: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+) -> None:
+    """Show what a run's steps wrote."""
+    here = session(ctx)
+    client = here.client()
+    after, text = 0, ""
+    while True:
+        data = client.log(run, step=step, after=after)
+        piece = _text(field(data, "text"))
+        if follow_:
+            here.out.write(piece)
+            here.out.flush()
+        else:
+            text += piece
+        after = int(field(data, "next") or 0)
+        more, ended = bool(field(data, "more")), field(data, "ended") is not False
+        if not more and (ended or not follow_):
+            break
+        if not more:
+            time.sleep(1)  # the log grows on the server; there is no event to wait for over HTTP
+    if here.json:
+        here.data("log", {"run": run, "step": step, "text": text})
+    elif not follow_:
+        lines = text.splitlines(keepends=True)
+        here.out.write("".join(lines[-tail:] if tail else lines))
+
+
+def newest_run(client: Client) -> int:
+    """Return the newest run of the model whose repository this is."""
+    from penstock.config import read
+
+    path = Path("penstock.toml")
+    if not path.is_file():
+        raise UsageError(
+            "PS066",
+            "This folder is no model's repository, so no run is meant.",
+            hint="Name the run: penstock watch RUN",
+        )
+    name = read(path).model.name
+    found = rows_of(client.runs(name), "runs")
+    if not found:
+        raise NotFoundError("PS067", f"{name} has no run yet.", hint="penstock push")
+    return int(found[0]["id"])
+
+
+def run_of_commit(client: Client, name: str, commit: str) -> int:
+    """Return the newest run of a commit."""
+    for run in rows_of(client.runs(name), "runs"):
+        if run.get("commit") == commit:
+            return int(run["id"])
+    raise UnreachableError(
+        "PS068",
+        f"The server has commit {commit[:7]} and shows no run of it yet.",
+        hint="penstock status, in a few seconds.",
+    )
+
+
+def _run(here: Session, run: Any) -> None:
+    state = _text(field(run, "state"))
+    reason = _text(field(run, "reason"))
+    name, number = field(run, "model"), field(run, "number")
+    kind = {"succeeded": "passed", "awaiting_approval": "waits"}.get(state)
+    if kind is None:
+        kind = "failed" if state in ("failed", "rolled_back", "rejected") else "running"
+    words = state.replace("_", " ")
+    here.write(f"{name}@{number} · run {field(run, 'id')} · {words}  {reason}".rstrip(), mark=kind)
+    if approval := field(run, "approval"):
+        here.following(f"penstock approve {approval}")
+    elif state == "failed":
+        here.following(f"penstock logs {field(run, 'id')}")
+
+
+def _table(here: Session, models: Sequence[Mapping[str, Any]]) -> None:
+    rows = [("STATE", "IN PRODUCTION", "NEXT", "QUALITY", "WAITS FOR")]
+    for one in models:
+        name, share = _text(one.get("name")), one.get("share")
+        challenger = one.get("challenger")
+        next_ = "" if challenger is None else f"{name}@{challenger}"
+        next_ += f" {share} %" if next_ and share else ""
+        champion = one.get("champion")
+        serves = f"{name} (none)" if champion is None else f"{name}@{champion}"
+        state = _text(one.get("state"))
+        mark = here.mark(MARK_OF_STATE.get(state, "idle")) if not here.json else ""
+        quality, waits = _text(one.get("quality")), _text(one.get("waits_for"))
+        rows.append((f"{mark} {state}", serves, next_, quality, waits))
+    if len(rows) > 1:
+        for line in columns(rows):
+            here.write(line)
+
+
+def _needs_a_person(model: Mapping[str, Any]) -> bool:
+    return MARK_OF_STATE.get(_text(model.get("state"))) in ("failed", "waits", "warning")
+
+
+def _model(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _short(moment: object) -> str:
+    """Return a time of the server's without its fraction of a second."""
+    return _text(moment)[:16].replace("T", " ")
+
+
+COMMANDS = (status, watch, logs, history, list_)

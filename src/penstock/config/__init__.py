@@ -1,0 +1,50 @@
+"""penstock.toml and server.toml: one reader, which reports every fault at once.
+
+`schema` says what may stand in penstock.toml, `reading` turns text into it or into faults with
+file, line, reason and fix, `server` does the same for the server's own settings.
+"""
+
+from penstock.config.reading import json_schema, parse, read, resolve
+from penstock.config.schema import (
+    METRICS,
+    Approval,
+    Build,
+    Canary,
+    DataSource,
+    Environment,
+    Evaluate,
+    Fairness,
+    Limit,
+    Model,
+    ModelConfig,
+    Monitor,
+    Quality,
+    Speed,
+    duration_s,
+)
+from penstock.config.server import ServerSettings, server_settings, state_home
+
+__all__ = [
+    "METRICS",
+    "Approval",
+    "Build",
+    "Canary",
+    "DataSource",
+    "Environment",
+    "Evaluate",
+    "Fairness",
+    "Limit",
+    "Model",
+    "ModelConfig",
+    "Monitor",
+    "Quality",
+    "ServerSettings",
+    "Speed",
+    "duration_s",
+    "json_schema",
+    "parse",
+    "read",
+    "resolve",
+    "server_settings",
+    "state_home",
+]

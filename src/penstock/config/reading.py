@@ -1,0 +1,114 @@
+"""Read penstock.toml: text in, one frozen value out, or all its faults at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from penstock.config.faults import read_as, toml
+from penstock.config.rules import Broken, clash
+from penstock.config.schema import HOLD_BY_RISK, PEOPLE_BY_RISK, ModelConfig
+from penstock.errors import ConfigurationError, Fault
+
+MAX_BYTES = 256 * 1024
+
+
+def parse(text: str, *, file: str = "penstock.toml") -> ModelConfig:
+    """Read the text of a penstock.toml.
+
+    Raises
+    ------
+    ConfigurationError
+        With every fault, in the order of the file.
+    """
+    return read_as(ModelConfig, text, file, rules=_across_blocks(toml(text, file)))
+
+
+def read(path: Path) -> ModelConfig:
+    """Read a penstock.toml; a missing or unreadable file is a fault like any other."""
+    return parse(text_of(path), file=path.name)
+
+
+def text_of(path: Path) -> str:
+    """Return a configuration file's text."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        _refuse(path, "there is no such file.", "Make one with: penstock init")
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror}.", "Make the file readable.")
+    if len(content) > MAX_BYTES:
+        _refuse(path, f"is {len(content):,} bytes long.", f"Keep it below {MAX_BYTES:,} bytes.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        _refuse(path, "is not UTF-8 text.", "Save the file as UTF-8.", line=line)
+
+
+def resolve(config: ModelConfig, task: str | None) -> ModelConfig:
+    """Fill in what depends on the risk, and the task that was found where none is declared."""
+    risk = config.model.risk
+    model = config.model
+    if model.task is None and task is not None:
+        model = model.model_copy(update={"task": task})
+    approval = config.approval
+    if approval.people is None:
+        approval = approval.model_copy(update={"people": PEOPLE_BY_RISK[risk]})
+    canary = config.canary
+    if canary.hold is None:
+        canary = canary.model_copy(update={"hold": HOLD_BY_RISK[risk]})
+    filled = {"model": model, "approval": approval, "canary": canary}
+    return config.model_copy(update=filled)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of penstock.toml, for editors."""
+    schema = ModelConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _refuse(path: Path, reason: str, fix: str, *, line: int | None = None) -> NoReturn:
+    raise ConfigurationError([Fault("PS018", path.name, line, "file", reason, fix)])
+
+
+def _across_blocks(document: Mapping[str, Any]) -> Iterator[Broken]:
+    """Find settings that need one another; on the raw document, so that other faults show too."""
+    evaluate = _table(document, "evaluate")
+    quality = _table(document, "quality")
+    add = 'Add [evaluate] with data = "…" and label = "…".'
+    if not evaluate:
+        for block, key in (("quality", "limits"), ("quality", "slices"), ("fairness", "max")):
+            if key in _table(document, block):
+                yield clash("there is no [evaluate] to measure it on.", add, block, key)
+    elif "max" in _table(document, "fairness") and not evaluate.get("sensitive"):
+        fix = 'Add sensitive = ["…"] to [evaluate].'
+        yield clash("[evaluate] names no sensitive column.", fix, "fairness", "max")
+    if evaluate.get("positive") is not None and _table(document, "model").get("task") == (
+        "regression"
+    ):
+        fix = 'Take it out, or set task = "classification".'
+        yield clash("a regression has no positive class.", fix, "evaluate", "positive")
+    roles = {evaluate.get(role) for role in ("label", "id", "time")} - {None}
+    for number, column in enumerate(_list(quality.get("slices"))):
+        if column in roles:
+            fix = f'Take "{column}" out of slices.'
+            reason = f'"{column}" has another role in [evaluate].'
+            yield clash(reason, fix, "quality", "slices", number)
+    masked = evaluate.get("data")
+    if evaluate.get("made_by_build") and masked in _table(document, "data"):
+        fix = "Take made_by_build out, or the entry in [data]."
+        reason = "the file is fetched by [data], so training does not make it."
+        yield clash(reason, fix, "evaluate", "made_by_build")
+
+
+def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key)
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[str]:
+    if not isinstance(value, list):
+        return []
+    return [one for one in cast("list[object]", value) if isinstance(one, str)]

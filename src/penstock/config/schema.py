@@ -1,0 +1,372 @@
+"""What may stand in penstock.toml. Each block has a class, each setting its one line here.
+
+Only ``[model] name`` must be there. A setting that is None is decided later: by `resolve` from
+the risk, by the build from what it finds, or by a check from the kind of model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from penstock.config.rules import (
+    Block,
+    Broken,
+    Columns,
+    Duration,
+    Filled,
+    ProjectPath,
+    PythonFile,
+    PythonVersion,
+    Requirement,
+    Scalar,
+    Several,
+    Sha256,
+    TableFile,
+    Variable,
+    clash,
+    did_you_mean,
+    duration_s,
+    not_yet,
+    refuse,
+    wrong,
+)
+
+MODEL_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+"""The same pattern as in `domain`, which this module may not import; a test compares them."""
+
+METRICS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
+    {
+        "roc_auc": (0, 1),
+        "roc_auc_ovr": (0, 1),
+        "average_precision": (0, 1),
+        "accuracy": (0, 1),
+        "precision": (0, 1),
+        "recall": (0, 1),
+        "f1": (0, 1),
+        "f1_macro": (0, 1),
+        "brier": (0, 1),
+        "log_loss": (0, None),
+        "mae": (0, None),
+        "rmse": (0, None),
+        "r2": (None, 1),
+    }
+)
+"""Each measure of quality with its least and its greatest possible value; None = unbounded."""
+
+PEOPLE_BY_RISK = {"low": 0, "medium": 1, "high": 2}
+HOLD_BY_RISK = {"low": "24 h", "medium": "24 h", "high": "72 h"}
+CHECKS_NOT_YET = ("estimated_quality", "data")
+Positive = Annotated[float, Field(gt=0)]
+
+
+def _role(single: Mapping[str, str | None], column: str) -> str:
+    return next(key for key, name in single.items() if name == column)
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        near = did_you_mean(name, METRICS)
+        fix = f'Did you mean "{near}"?' if near else f"Choose from {', '.join(METRICS)}."
+        refuse([wrong(f'"{name}" is no measure of quality.', fix)])
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_metric)]
+
+
+def _limit_rules(name: str, limit: Limit) -> Iterator[Broken]:
+    least, greatest = METRICS[name]
+    if limit.min is not None and greatest is not None and limit.min > greatest:
+        reason = f"min {limit.min:g} is above {greatest:g}, the best possible value."
+        yield wrong(reason, f"Set min at or below {greatest:g}.", name, "min")
+    if limit.max is not None and least is not None and limit.max < least:
+        reason = f"max {limit.max:g} is below {least:g}, the least possible value."
+        yield wrong(reason, f"Set max at or above {least:g}.", name, "max")
+
+
+class Model(Block):
+    """Which model this repository makes."""
+
+    name: str
+    """Stands in addresses: small letters, digits and hyphens, at most 63."""
+    owner: str = ""
+    """A person or an address; alerts name it."""
+    team: str = ""
+    task: Literal["classification", "regression"] | None = None
+    """Detected from the label where it is not set."""
+    risk: Literal["low", "medium", "high"] = "medium"
+    """How much harm a wrong answer does; sets the defaults of the other blocks."""
+
+    @field_validator("name")
+    @classmethod
+    def _spelling(cls, name: str) -> str:
+        if re.fullmatch(MODEL_NAME, name) is None:
+            near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-")
+            fix = f'Write "{near or "my-model"}": small letters, digits, hyphens; at most 63.'
+            refuse([wrong(f'"{name}" cannot name a model.', fix)])
+        return name
+
+
+class Build(Block):
+    """How the model is made."""
+
+    run: Filled | None = None
+    """The command that trains; detected: train.py, src/train.py or main.py."""
+    model: ProjectPath | None = None
+    """Path or glob of what the command writes; detected in model/, models/, artifacts/, root."""
+    predict: PythonFile | None = None
+    """A file with `load(folder)` and `predict(model, frame)`, for unusual models."""
+    env: dict[Variable, str] = Field(default_factory=dict)
+    """Environment variables of the command."""
+    timeout_s: Positive = 3600
+    network: bool = False
+    """Whether training may use the network."""
+
+
+class Environment(Block):
+    """The Python environment, beyond the project's own dependency file."""
+
+    python: PythonVersion | None = None
+    """``3.11``; where it is not set, the server's own."""
+    override: Several[Requirement] = ()
+    """Requirements that beat the project's own bounds, such as ``numpy<2``."""
+    extra: Several[Requirement] = ()
+    """Requirements that the project's dependency file forgot."""
+
+
+class DataSource(Block):
+    """Where a file that git does not keep comes from."""
+
+    source: str
+    """An absolute path on the server, or the same as ``file://`` address."""
+    sha256: Sha256
+    """Of the file's bytes, 64 hex digits."""
+
+    @property
+    def path(self) -> str:
+        """The absolute path on the server."""
+        return self.source.removeprefix("file://")
+
+    @field_validator("source")
+    @classmethod
+    def _on_the_server(cls, source: str) -> str:
+        if not source.removeprefix("file://").startswith("/"):
+            reason = f'"{source}": only files on the server can be read as yet.'
+            refuse([not_yet(reason, "Copy the file to the server and name its absolute path.")])
+        return source
+
+
+class Evaluate(Block):
+    """The rows on which versions are judged; training never sees them."""
+
+    data: TableFile
+    """A CSV or Parquet file."""
+    label: Filled
+    """The column with the right answers."""
+    positive: Scalar | None = None
+    """The label's value that a score speaks of, for two classes."""
+    id: Filled | None = None
+    """A column that names the row; the model does not get it."""
+    time: Filled | None = None
+    """A column with the row's time; the model does not get it."""
+    sensitive: Columns = ()
+    """Columns for the fairness report."""
+    made_by_build: bool = False
+    """True: training writes the file itself, so it is not hidden from it."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        broken: list[Broken] = []
+        single = {"label": self.label, "id": self.id, "time": self.time}
+        seen = Counter(column for column in single.values() if column)
+        for key, column in list(single.items())[1:]:
+            if column and seen[column] > 1:
+                reason = f'"{column}" has two roles.'
+                broken.append(clash(reason, "Give each role a column of its own.", key))
+        for number, column in enumerate(self.sensitive):
+            if column in seen:
+                reason = f'"{column}" is the {_role(single, column)} too.'
+                fix = f'Take "{column}" out of sensitive.'
+                broken.append(clash(reason, fix, "sensitive", number))
+        refuse(broken)
+        return self
+
+
+class Limit(Block):
+    """A least and a greatest value that pass; one of the two is enough."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.min is None and self.max is None:
+            refuse([wrong("has neither min nor max.", "Write { min = 0.80 }.")])
+        if self.min is not None and self.max is not None and self.min > self.max:
+            reason = f"min {self.min:g} is above max {self.max:g}: nothing can pass."
+            refuse([clash(reason, "Exchange them, or take one out.")])
+        return self
+
+
+class Quality(Block):
+    """How good a version must be, by itself and beside the champion."""
+
+    primary: Metric | None = None
+    """The measure for "is it better?"; by kind of model roc_auc, accuracy or mae."""
+    limits: dict[Metric, Limit] = Field(default_factory=dict)
+    """Limit by measure: { roc_auc = { min = 0.80 } }."""
+    margin: Annotated[float, Field(ge=0)] | None = None
+    """How much worse than the champion is still "not worse"; the default depends on the risk."""
+    slices: Columns = ()
+    """Columns; no group of theirs may become provably worse."""
+
+    @field_validator("limits")
+    @classmethod
+    def _possible(cls, limits: dict[str, Limit]) -> dict[str, Limit]:
+        refuse(broken for name, limit in limits.items() for broken in _limit_rules(name, limit))
+        return limits
+
+
+class Fairness(Block):
+    """How far groups may differ. Without `max` it is a report, not a gate."""
+
+    metric: Literal["demographic_parity_difference", "equalized_odds_difference"] = (
+        "demographic_parity_difference"
+    )
+    max: Annotated[float, Field(ge=0)] | None = None
+
+
+class Speed(Block):
+    """What a version may take. Without limits it is a report, not a gate."""
+
+    p50_ms: Positive | None = None
+    p95_ms: Positive | None = None
+    max_memory_mb: Positive | None = None
+    cold_start_s: Positive | None = None
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.p50_ms is not None and self.p95_ms is not None and self.p50_ms > self.p95_ms:
+            reason = f"{self.p50_ms:g} ms is above p95_ms, {self.p95_ms:g} ms."
+            refuse([clash(reason, "Set p50_ms at or below p95_ms.", "p50_ms")])
+        return self
+
+
+class Approval(Block):
+    """Who must say yes."""
+
+    people: Annotated[int, Field(ge=0, le=10)] | None = None
+    """Distinct people; by risk 0, 1, 2."""
+    expires: Duration = "14 d"
+
+    @property
+    def expires_s(self) -> float:
+        """Seconds until an unanswered question closes."""
+        return duration_s(self.expires)
+
+
+class Canary(Block):
+    """How a version takes over the traffic, and when it is sent back."""
+
+    steps: Several[int] | None = None
+    """Percent of the requests, rising; full traffic follows the last."""
+    batch_s: Positive = 60
+    """Seconds between two looks."""
+    horizon: Duration = "24 h"
+    """When a share that stays undecided is held."""
+    hold: Duration | None = None
+    """How long a held rollout waits for a person before it is rolled back; 24 h, high: 72 h."""
+    p_max_errors: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of failed requests that is harm, whatever the champion does."""
+    p_max_slow: Annotated[float, Field(gt=0, lt=1)] = 0.10
+    """Share of slow requests that is harm, whatever the champion does."""
+
+    @property
+    def horizon_s(self) -> float:
+        """The horizon in seconds."""
+        return duration_s(self.horizon)
+
+    @property
+    def hold_s(self) -> float | None:
+        """The hold in seconds; None before `resolve`."""
+        return None if self.hold is None else duration_s(self.hold)
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: Sequence[int] | None) -> Sequence[int] | None:
+        broken: list[Broken] = []
+        if steps is not None and not steps:
+            broken.append(wrong("is empty.", "Write steps = [5, 25, 50]."))
+        if any(not 0 < share < 100 for share in steps or ()):
+            reason = f"{list(steps or ())} holds a share that is not from 1 to 99."
+            fix = "Name percents below 100; full traffic follows by itself."
+            broken.append(wrong(reason, fix))
+        elif list(steps or ()) != (rising := sorted(set(steps or ()))):
+            broken.append(wrong(f"{list(steps or ())} does not rise.", f"Write steps = {rising}."))
+        refuse(broken)
+        return steps
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.horizon_s < self.batch_s:
+            reason = f'"{self.horizon}" is shorter than one batch, {self.batch_s:g} s.'
+            refuse([clash(reason, "Make the horizon several batches long.", "horizon")])
+        return self
+
+
+class Monitor(Block):
+    """What is checked again and again in production."""
+
+    every: Literal["hour", "day", "week", "month"] = "day"
+    checks: Several[str] = ("quality", "drift", "service")
+
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, checks: Sequence[str]) -> Sequence[str]:
+        known = ("quality", "drift", "service")
+        broken = [] if checks else [wrong("is empty.", 'Write checks = ["quality", "drift"].')]
+        for number, check in enumerate(checks):
+            if check in CHECKS_NOT_YET:
+                broken.append(not_yet(f'"{check}" is not available yet.', "Take it out.", number))
+            elif check not in known:
+                near = did_you_mean(check, known)
+                fix = f'Did you mean "{near}"?' if near else f"Choose from {', '.join(known)}."
+                broken.append(wrong(f'"{check}" is no check of a monitor.', fix, number))
+        refuse(broken)
+        return checks
+
+
+class ModelConfig(Block):
+    """The settings of one model: the file penstock.toml in its repository."""
+
+    model: Model
+    build: Build = Build()
+    environment: Environment = Environment()
+    data: dict[ProjectPath, DataSource] = Field(default_factory=dict)
+    evaluate: Evaluate | None = None
+    quality: Quality = Quality()
+    fairness: Fairness = Fairness()
+    speed: Speed = Speed()
+    approval: Approval = Approval()
+    canary: Canary = Canary()
+    monitor: Several[Monitor] = (Monitor(),)
+
+    @field_validator("monitor")
+    @classmethod
+    def _one_a_period(cls, monitors: Sequence[Monitor]) -> Sequence[Monitor]:
+        seen = Counter[str]()
+        broken: list[Broken] = []
+        for number, monitor in enumerate(monitors):
+            if seen[monitor.every]:
+                reason = f'a second monitor for every "{monitor.every}".'
+                fix = "Join the checks of the two in one [[monitor]]."
+                broken.append(clash(reason, fix, number, "every"))
+            seen[monitor.every] += 1
+        refuse(broken)
+        return monitors

@@ -1,0 +1,420 @@
+"""Judge a canary: may the challenger have more traffic, all of it, or none?
+
+Traffic is counted in *batches*, closed windows of time in which the share was constant. Three
+e-tests (see `etest`) look at each metric, errors and slow requests, after each batch:
+
+    harm       odds at most 1.1 times the champion's; refuted at 2/alpha on any metric -> failed
+    safe       odds at least 1.5 times the champion's; refuted at 2/alpha ...
+    absolute   a rate of at least p_max; refuted at 2/alpha ...
+               ... one of the two on every metric -> passed
+
+Between odds of 1.1 and 1.5 either verdict is right. Both latch, and harm is looked at first. The
+absolute bound is there because without events the odds never say safe, and a good model has no
+errors. Start reading at `judge`; `plan_minutes` says beforehand how long it will take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from penstock.deploy.etest import HARM_ODDS, SAFE_ODDS, Counts, log_e_absolute
+from penstock.domain import CheckResult, Verdict
+
+ALPHA = 0.05
+METRICS = ("errors", "slow")
+LOG_HARM = math.log(len(METRICS) / ALPHA)
+"""Any metric may prove harm, so alpha is divided by their number."""
+LOG_SAFE = math.log(2 / ALPHA)
+"""Every metric must be safe, so alpha is not divided by their number; but each has two tests."""
+STEP_REQUESTS_MIN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCounts:
+    """What one arm did in one batch."""
+
+    requests: int
+    errors: int
+    slow: int
+    """Slower than a threshold that was fixed before the canary."""
+
+    def __post_init__(self) -> None:
+        for events in (self.errors, self.slow):
+            assert 0 <= events <= self.requests, f"impossible counts: {self}"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A closed window of time with one constant share; each of its requests has ended."""
+
+    challenger: ArmCounts
+    champion: ArmCounts
+
+
+@dataclass(frozen=True, slots=True)
+class MetricJudgement:
+    """The evidence on one metric after all batches."""
+
+    verdict: Verdict
+    """Failed = harm, passed = safe. It latches: once reached it stays."""
+    log_e_harm: float
+    log_e_safe: float
+    log_e_absolute: float
+    events: int
+    """The challenger's."""
+    requests: int
+    """The challenger's."""
+    champion_events: int
+    champion_requests: int
+    expected: float
+    """Events of the challenger at equal odds, given how many there were in each batch."""
+    p_max: float
+    needs_requests: int | None
+    """About how many more challenger requests would prove it safe, if all goes on like this;
+    0 when it is decided, None when no number would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a canary has proven so far."""
+
+    verdict: Verdict
+    metrics: Mapping[str, MetricJudgement]
+    """By name: ``errors`` and ``slow``."""
+    sentence: str
+    needs: str
+    """What is missing for a verdict, as a sentence; empty when there is one."""
+
+    def results(self) -> list[CheckResult]:
+        """Return the metrics as checks, ``canary.errors`` and ``canary.slow``."""
+        return [_result(name, one) for name, one in self.metrics.items()]
+
+    def evidence(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {
+            "verdict": str(self.verdict),
+            "sentence": self.sentence,
+            "needs": self.needs,
+            "metrics": {name: _evidence(one) for name, one in self.metrics.items()},
+        }
+
+
+# ---- the verdict ---------------------------------------------------------------------------
+
+
+def judge(
+    batches: Sequence[Batch], *, p_max_errors: float = 0.01, p_max_slow: float = 0.10
+) -> Judgement:
+    """Judge all closed batches of a canary so far, over all its steps.
+
+    The same batches always give the same judgement, and a batch more never takes a verdict
+    back, except that harm still wins after safe.
+
+    Parameters
+    ----------
+    batches
+        In the order of time, each once.
+    p_max_errors, p_max_slow
+        Rates of errors and of slow requests that are bad in themselves, 0 to 1 exclusive. A
+        challenger provably below its `p_max` is safe even where the champion shows no event
+        to compare with.
+
+    Returns
+    -------
+    Judgement
+        Failed: harm is proven on a metric. Passed: each metric is proven safe. Undecided: see
+        `needs`.
+    """
+    found: dict[str, MetricJudgement] = {}
+    for name, p_max in zip(METRICS, (p_max_errors, p_max_slow), strict=True):
+        assert 0 < p_max < 1, f"p_max of {name} must lie between 0 and 1, not {p_max}"
+        found[name] = _judge_metric(_counts(batches, name), p_max)
+    verdicts = {one.verdict for one in found.values()}
+    verdict = Verdict.UNDECIDED
+    if Verdict.FAILED in verdicts:
+        verdict = Verdict.FAILED
+    elif verdicts == {Verdict.PASSED}:
+        verdict = Verdict.PASSED
+    return Judgement(verdict, found, _sentence(verdict, found), _needs(verdict, found))
+
+
+def may_step(batches_at_this_share: Sequence[Batch]) -> bool:
+    """Say whether the challenger has been seen enough at this share to get a larger one.
+
+    That no metric is at harm is for `judge` to say; this asks for at least one closed batch and
+    100 requests of the challenger.
+    """
+    seen = sum(batch.challenger.requests for batch in batches_at_this_share)
+    return seen >= STEP_REQUESTS_MIN
+
+
+def _counts(batches: Sequence[Batch], metric: str) -> Counts:
+    def events(arm: ArmCounts) -> int:
+        return arm.errors if metric == "errors" else arm.slow
+
+    rows = [
+        (
+            events(one.challenger),
+            events(one.champion),
+            one.challenger.requests,
+            one.champion.requests,
+        )
+        for one in batches
+    ]
+    table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    return Counts(table[:, 0], table[:, 0] + table[:, 1], table[:, 2], table[:, 3])
+
+
+def _judge_metric(counts: Counts, p_max: float) -> MetricJudgement:
+    events, requests = int(counts.x.sum()), int(counts.n_c.sum())
+    if not len(counts.x):
+        more = _requests_by_bound(0, 0, p_max)
+        none = (Verdict.UNDECIDED, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0.0)
+        return MetricJudgement(*none, p_max, more)
+    harm, safe = counts.log_e()
+    bad, answered = np.cumsum(counts.x), np.cumsum(counts.n_c)
+    absolute = log_e_absolute(bad.astype(np.float64), answered.astype(np.float64), p_max)
+    verdict = Verdict.UNDECIDED
+    if (harm >= LOG_HARM).any():
+        verdict = Verdict.FAILED
+    elif (safe >= LOG_SAFE).any() or (absolute >= LOG_SAFE).any():
+        verdict = Verdict.PASSED
+    more = 0 if verdict is not Verdict.UNDECIDED else _requests_needed(counts, p_max)
+    return MetricJudgement(
+        verdict,
+        float(harm[-1]),
+        float(safe[-1]),
+        float(absolute[-1]),
+        events,
+        requests,
+        int(counts.events.sum()) - events,
+        int(counts.n_b.sum()),
+        counts.expected(),
+        p_max,
+        more,
+    )
+
+
+# ---- what is missing -----------------------------------------------------------------------
+
+
+def _requests_needed(counts: Counts, p_max: float) -> int | None:
+    """Challenger requests still needed to be safe, by the shorter of the two ways."""
+    events, requests = int(counts.x.sum()), int(counts.n_c.sum())
+    ways = [_requests_by_bound(events, requests, p_max), _requests_by_odds(counts)]
+    known = [way for way in ways if way is not None]
+    return min(known) if known else None
+
+
+def _requests_by_bound(
+    events: int, requests: int, p_max: float, *, rate: float | None = None
+) -> int | None:
+    """Count the requests until the absolute bound is reached at `rate`; None = never.
+
+    Without a rate, the one that was seen goes on.
+    """
+    if rate is None:
+        rate = events / requests if requests else 0.0
+    more = np.unique(np.geomspace(1, 1e7, 400).astype(np.int64)).astype(np.float64)
+    reached = log_e_absolute(events + rate * more, requests + more, p_max) >= LOG_SAFE
+    return int(more[np.argmax(reached)]) if reached.any() else None
+
+
+def _requests_by_odds(counts: Counts) -> int | None:
+    """Count the requests until the odds test is reached at equal odds; None without events."""
+    n_c, everything = int(counts.n_c.sum()), int((counts.n_c + counts.n_b).sum())
+    events = int(counts.events[(counts.n_c > 0) & (counts.n_b > 0)].sum())
+    if not events or n_c in (0, everything):
+        return None
+    share, rate = n_c / everything, min(events / everything, 0.999)
+    per_request = rate * _divergence(share, rate, 1.0, SAFE_ODDS)
+    needed = share * (LOG_SAFE + _MIXTURE_COST) / per_request
+    # Never "none": the plan is a mean, and while nothing is proven something is missing.
+    return max(math.ceil(needed - n_c), STEP_REQUESTS_MIN)
+
+
+_MIXTURE_COST = 2.0
+"""Nats that the mixture over odds ratios costs, about."""
+
+
+def _challenger_part(share: float, rate: float, odds: float) -> tuple[float, float]:
+    """Return the challenger's part of the events, and the rate over both arms."""
+    tilted = rate / (1 - rate) * odds
+    its = share * tilted / (1 + tilted)
+    both = its + (1 - share) * rate
+    return its / both, both
+
+
+def _divergence(share: float, rate: float, odds: float, null: float) -> float:
+    """Nats that one event is worth against the null, when `odds` is the truth."""
+    theta, _ = _challenger_part(share, rate, odds)
+    under, _ = _challenger_part(share, rate, null)
+    return theta * math.log(theta / under) + (1 - theta) * math.log((1 - theta) / (1 - under))
+
+
+def plan_minutes(
+    requests_per_s: float,
+    share: float,
+    rate: float,
+    odds: float,
+    *,
+    safe_at: float = 2 / ALPHA,
+) -> tuple[float | None, float | None]:
+    """Expect the minutes until harm is proven, and until safety is, by comparing the arms.
+
+    A guide, usually long, not a bound.
+
+    Parameters
+    ----------
+    requests_per_s
+        Of both arms.
+    share
+        The challenger's part of them, 0 to 1 exclusive.
+    rate
+        The champion's rate of events, 0 to 1 exclusive.
+    odds
+        The true odds ratio that is assumed.
+    safe_at
+        The e-value that proves safety.
+
+    Returns
+    -------
+    tuple
+        None where it cannot be proven at these odds.
+    """
+    _, both = _challenger_part(share, rate, odds)
+    per_minute = requests_per_s * 60 * both
+
+    def minutes(null: float, reached_at: float) -> float:
+        nats = math.log(reached_at) + _MIXTURE_COST
+        return nats / (per_minute * _divergence(share, rate, odds, null))
+
+    failed = minutes(HARM_ODDS, len(METRICS) / ALPHA) if odds > HARM_ODDS else None
+    passed = minutes(SAFE_ODDS, safe_at) if odds < SAFE_ODDS else None
+    return failed, passed
+
+
+def minutes_to_pass(
+    requests_per_s: float,
+    share: float,
+    *,
+    error_rate: float = 0.0,
+    slow_rate: float = 0.05,
+    p_max: tuple[float, float] = (0.01, 0.10),
+) -> float | None:
+    """Expect the minutes until a challenger like the champion passes; None = by no way.
+
+    Parameters
+    ----------
+    requests_per_s, share
+        Of both arms, and the challenger's part, 0 to 1 exclusive.
+    error_rate, slow_rate
+        Of both versions.
+    p_max
+        Of errors and of slow requests.
+    """
+    worst = 0.0
+    for rate, limit in zip((error_rate, slow_rate), p_max, strict=True):
+        ways: list[float] = []
+        bound = _requests_by_bound(0, 0, limit, rate=rate)
+        if bound is not None:
+            ways.append(bound / (requests_per_s * share * 60))
+        by_odds = plan_minutes(requests_per_s, share, rate, 1.0)[1] if 0 < rate < 1 else None
+        if by_odds is not None:
+            ways.append(by_odds)
+        if not ways:
+            return None
+        worst = max(worst, min(ways))
+    return worst
+
+
+# ---- words ---------------------------------------------------------------------------------
+
+_WORDS = {"errors": ("error", "errors"), "slow": ("slow request", "slow requests")}
+
+
+def _needs(verdict: Verdict, metrics: Mapping[str, MetricJudgement]) -> str:
+    if verdict is not Verdict.UNDECIDED:
+        return ""
+    missing = {name: one for name, one in metrics.items() if one.verdict is Verdict.UNDECIDED}
+    hopeless = [name for name, one in missing.items() if one.needs_requests is None]
+    if hopeless:
+        one, words = missing[hopeless[0]], _WORDS[hopeless[0]][1]
+        return (
+            f"{_percent(one.events, one.requests)} of its requests are {words} and the "
+            "champion has none to compare with: more requests alone will not decide."
+        )
+    more = max(one.needs_requests or 0 for one in missing.values())
+    return f"About {_rounded(more):,} more challenger requests would decide."
+
+
+def _rounded(requests: int) -> int:
+    """Round up to two digits that count: it is a guess."""
+    unit = 10 ** max(0, len(str(requests)) - 2)
+    return -(-requests // unit) * unit
+
+
+def _percent(events: int, requests: int) -> str:
+    return f"{100 * events / max(requests, 1):.2g} %"
+
+
+def _sentence(verdict: Verdict, metrics: Mapping[str, MetricJudgement]) -> str:
+    requests = metrics["errors"].requests
+    parts = [_part(name, one) for name, one in metrics.items()]
+    told = f"After {requests:,} challenger requests: {' and '.join(parts)}."
+    if verdict is Verdict.FAILED:
+        harmed = [n for n, one in metrics.items() if one.verdict is Verdict.FAILED]
+        words = " and ".join(_WORDS[name][1] for name in harmed)
+        return f"{told} More {words} than the champion is proven: harm."
+    if verdict is Verdict.PASSED:
+        return f"{told} For each, half as much again as the champion or its limit is excluded."
+    return f"{told} Neither harm nor safety is proven yet."
+
+
+def _part(name: str, one: MetricJudgement) -> str:
+    words = _WORDS[name][0 if one.events == 1 else 1]
+    expected = f"{one.expected:,.0f}" if one.expected >= 10 else f"{one.expected:.1f}"
+    return f"{one.events:,} {words} where {expected} would be expected at equal rates"
+
+
+# ---- as checks -----------------------------------------------------------------------------
+
+_QUESTIONS = {
+    "errors": "Does it answer with errors more often than what we use today?",
+    "slow": "Is it slower than what we use today?",
+}
+_READINGS = {Verdict.PASSED: "no harm", Verdict.FAILED: "harm", Verdict.UNDECIDED: "too early"}
+
+
+def _result(name: str, one: MetricJudgement) -> CheckResult:
+    summary = _part(name, one)
+    if one.needs_requests:
+        summary += f"; about {_rounded(one.needs_requests):,} more requests would decide"
+    evidence = _evidence(one) | {"question": _QUESTIONS[name], "reading": _READINGS[one.verdict]}
+    return CheckResult(f"canary.{name}", one.verdict, summary, evidence)
+
+
+def _evidence(one: MetricJudgement) -> dict[str, Any]:
+    return {
+        "verdict": str(one.verdict),
+        "value": one.events / one.requests if one.requests else None,
+        "limit": one.p_max,
+        "champion": one.champion_events / one.champion_requests if one.champion_requests else None,
+        "rows": one.requests,
+        "events": one.events,
+        "requests": one.requests,
+        "champion_events": one.champion_events,
+        "champion_requests": one.champion_requests,
+        "expected": one.expected,
+        "log_e_harm": one.log_e_harm,
+        "log_e_safe": one.log_e_safe,
+        "log_e_absolute": one.log_e_absolute,
+        "harm_at": LOG_HARM,
+        "safe_at": LOG_SAFE,
+        "needs_requests": one.needs_requests,
+    }

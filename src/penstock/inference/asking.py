@@ -1,0 +1,388 @@
+"""Asking a version from outside its environment: tables in, answers out.
+
+    with Worker(process, socket) as worker:
+        told = worker.predict(table, signature)
+
+`describe` loads a version and says what it is; `Worker` asks a running one over its socket, as
+the gateway does; endpoint.py asks the same through the gateway. Tables become Open Inference
+Protocol bodies here, so checks see just what callers see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypedDict, cast
+
+import pyarrow as pa
+
+from penstock.domain import JSON
+from penstock.errors import StoppedError
+from penstock.inference import frames
+
+PROGRAM = Path(__file__).with_name("worker.py")
+"""The worker program; start it as ``python -I PROGRAM --folder DIR --socket PATH``."""
+PROGRAM_FILES = tuple(PROGRAM.with_name(f"{name}.py") for name in ("worker", "bodies", "frames"))
+"""What the program is made of: a sandbox must show all of these, under their own paths."""
+MAX_ROWS = 1000
+MAX_BODY_BYTES = 900_000
+"""Below the gateway's limit of 1 MiB."""
+_TAIL_LINES = 20
+_CONNECT_EVERY_S = 0.01
+
+
+class WorkerAnswerError(Exception):
+    """The worker answered rows with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        """As HTTP has it: 4xx blames the rows, 5xx the model."""
+        self.message = message
+
+
+class Told(TypedDict):
+    """What a version answered to n rows, in their order."""
+
+    prediction: list[Any]
+    probability: list[list[float]] | None
+    """n x classes; None where the model offers none."""
+    classes: list[Any] | None
+    """The order of `probability`'s columns."""
+    ids: list[str]
+    """The prediction id of each row."""
+
+
+def describe(start: Callable[[list[str]], subprocess.Popen[bytes]], timeout_s: float) -> JSON:
+    """Load a version in its environment and return what it is; see worker.py.
+
+    Parameters
+    ----------
+    start
+        Starts the worker program with the given arguments more, stdout and stderr as pipes.
+
+    Returns
+    -------
+    JSON
+        ``{"ok": True, "format", "feature_names", "n_features", "classes", "task", ...}``, or
+        ``{"ok": False, "error", "traceback"}`` for a model that does not load.
+
+    Raises
+    ------
+    StoppedError
+        PS556 when the program ended without a word, PS557 when it took too long.
+    """
+    process = start(["--describe"])
+    with process:
+        try:
+            told, complaints = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            process.communicate()
+            raise StoppedError(
+                "PS557",
+                f"The model was not loaded after {timeout_s:g} s.",
+                hint="Make loading cheaper: do what takes long in training.",
+            ) from None
+    with contextlib.suppress(ValueError):
+        facts = json.loads(told)
+        if isinstance(facts, dict):
+            return cast("JSON", facts)
+    lines = (complaints or b"").decode(errors="replace").splitlines()[-_TAIL_LINES:]
+    raise _ended(process.returncode, lines)
+
+
+class Worker:
+    """A worker process of ours, asked over its socket. A context manager that also ends it.
+
+    Parameters
+    ----------
+    process
+        Just started, or running; when its stderr is a pipe, its last lines go into errors.
+    path
+        The socket at which it listens, or will.
+    start_timeout_s, answer_timeout_s
+        How long loading, and one answer to at most 1000 rows, may take.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        path: Path,
+        *,
+        start_timeout_s: float = 120,
+        answer_timeout_s: float = 60,
+    ) -> None:
+        self._process = process
+        self._path = path
+        self._start_timeout_s = start_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._drain = threading.Thread(target=self._read_stderr, daemon=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._asked = 0
+
+    def __enter__(self) -> Self:
+        """Wait until it listens; StoppedError PS556 when it ends first, PS557 when it is late."""
+        self._drain.start()
+        try:
+            self._connect()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process, whatever it does."""
+        self._close()
+
+    def disconnect(self) -> None:
+        """Free the worker for another connection; it serves one at a time."""
+        self._socket.close()
+
+    def metadata(self) -> JSON:
+        """Return what `describe` returns and ``rss_bytes``, the memory in use."""
+        reply = self._ask(frames.METADATA, b"metadata", b"")
+        return cast("JSON", json.loads(reply.body))
+
+    def predict(self, table: pa.Table, signature: JSON | None) -> Told:
+        """Ask for the answers to every row of `table`.
+
+        Raises
+        ------
+        WorkerAnswerError
+            The rows were refused, or the model failed on them.
+        StoppedError
+            PS556 when the process ended, PS557 when it did not answer in time.
+        """
+        parts: list[Told] = []
+        for _, body in chunks(table, signature, max_rows=MAX_ROWS):
+            self._asked += 1
+            reply = self._ask(frames.V2, b"ask-%d" % self._asked, body)
+            parts.append(told_by(reply.status, reply.body))
+        return merged(parts)
+
+    def _ask(self, kind: int, name: bytes, body: bytes) -> frames.Reply:
+        try:
+            self._socket.sendall(frames.encode_request([(kind, name, body)]))
+            (size,) = frames.HEADER.unpack(self._receive(frames.HEADER.size))
+            return frames.decode_reply(memoryview(self._receive(size)))[0]
+        except TimeoutError:
+            raise StoppedError(
+                "PS557",
+                f"The model did not answer within {self._answer_timeout_s:g} s.",
+                hint="Look at its log; a prediction must take milliseconds.",
+            ) from None
+        except OSError:
+            raise self._await_end() from None
+
+    def _receive(self, size: int) -> bytearray:
+        buffer = bytearray(size)
+        rest = memoryview(buffer)
+        while rest:
+            count = self._socket.recv_into(rest)
+            if count == 0:
+                raise ConnectionResetError
+            rest = rest[count:]
+        return buffer
+
+    def _connect(self) -> None:
+        ends_s = time.monotonic() + self._start_timeout_s
+        while time.monotonic() < ends_s:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                self._socket.connect(str(self._path))
+                self._socket.settimeout(self._answer_timeout_s)
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_CONNECT_EVERY_S)
+                raise self._await_end()
+        raise StoppedError(
+            "PS557",
+            f"The model was not loaded after {self._start_timeout_s:g} s.",
+            hint="Make loading cheaper: do what takes long in training.",
+        )
+
+    def _await_end(self) -> StoppedError:
+        """Say why the process ended; one that lives on without its socket is ended here."""
+        try:
+            code = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            _kill(self._process)
+            code = self._process.wait()
+        self._drain.join(1)
+        return _ended(code, list(self._tail))
+
+    def _read_stderr(self) -> None:
+        if self._process.stderr is not None:  # unread, a full pipe would block the worker
+            for line in self._process.stderr:
+                self._tail.append(line.decode(errors="replace").rstrip("\n"))
+
+    def _close(self) -> None:
+        self._socket.close()
+        _kill(self._process)
+        self._process.wait()
+        self._drain.join(1)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def to_v2(table: pa.Table, signature_columns: Sequence[JSON]) -> bytes:
+    """Return the Open Inference Protocol body that asks for the rows of `table`.
+
+    Columns that the table lacks are left out. Null, NaN and infinity become null, dates and
+    whatever else JSON does not know become text.
+
+    Examples
+    --------
+    >>> table = pa.table({"age": [40.0, float("nan")]})
+    >>> to_v2(table, [{"name": "age", "datatype": "FP64"}])
+    b'{"inputs":[{"name":"age","shape":[2],"datatype":"FP64","data":[40.0,null]}]}'
+    """
+    inputs: list[JSON] = []
+    for column in signature_columns:
+        name, datatype = str(column["name"]), str(column["datatype"])
+        if name not in table.column_names:
+            continue
+        values = _values(table.column(name), datatype)
+        inputs.append(
+            {"name": name, "shape": [table.num_rows], "datatype": datatype, "data": values}
+        )
+    document = {"inputs": inputs}
+    return json.dumps(document, allow_nan=False, separators=(",", ":"), default=str).encode()
+
+
+def columns_of(table: pa.Table) -> list[JSON]:
+    """Return the signature's columns that a table would have, in its order.
+
+    Examples
+    --------
+    >>> columns_of(pa.table({"age": [40, None]}))
+    [{'name': 'age', 'datatype': 'INT64', 'optional': True}]
+    """
+    columns: list[JSON] = []
+    for name in table.column_names:
+        column = table.column(name)
+        datatype = _datatype(column.type)
+        optional = None in _values(column, datatype)
+        columns.append({"name": name, "datatype": datatype, "optional": optional})
+    return columns
+
+
+def chunks(
+    table: pa.Table, signature: JSON | None, *, max_rows: int
+) -> Iterator[tuple[int, bytes]]:
+    """Cut a table into bodies that fit in one request; yield each with its rows."""
+    columns = columns_of(table) if signature is None else signature["columns"]
+    start = 0
+    rows = max_rows
+    while start < table.num_rows:
+        part = table.slice(start, rows)
+        body = to_v2(part, columns)
+        if len(body) > MAX_BODY_BYTES and part.num_rows > 1:
+            rows = part.num_rows // 2
+            continue
+        yield part.num_rows, body
+        start += part.num_rows
+
+
+def told_by(status: int, body: bytes) -> Told:
+    """Read a version's answer; WorkerAnswerError when it is an error."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        raise WorkerAnswerError(status, body[:200].decode(errors="replace")) from None
+    if status != 200:
+        raise WorkerAnswerError(status, str(document.get("error", document)))
+    outputs = {output["name"]: output for output in document["outputs"]}
+    prediction = outputs["prediction"]["data"]
+    rows = len(prediction)
+    probability: list[list[float]] | None = None
+    if "probability" in outputs:
+        flat, width = outputs["probability"]["data"], outputs["probability"]["shape"][1]
+        probability = [flat[row * width : (row + 1) * width] for row in range(rows)]
+    name = str(document["id"])
+    return Told(
+        prediction=prediction,
+        probability=probability,
+        classes=document.get("parameters", {}).get("classes"),
+        ids=[name] if rows == 1 else [f"{name}.{row}" for row in range(rows)],
+    )
+
+
+def merged(parts: Sequence[Told]) -> Told:
+    """Join answers to consecutive rows."""
+    whole = Told(prediction=[], probability=None, classes=None, ids=[])
+    for part in parts:
+        whole["prediction"].extend(part["prediction"])
+        whole["ids"].extend(part["ids"])
+        whole["classes"] = part["classes"]
+        if part["probability"] is not None:
+            probability = whole["probability"] = whole["probability"] or []
+            probability.extend(part["probability"])
+    return whole
+
+
+def _values(column: pa.ChunkedArray, datatype: str) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    values = [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
+    if datatype == "BYTES":
+        return [None if value is None else _text(value) for value in values]
+    if datatype == "FP64" and pa.types.is_decimal(_plain_type(column.type)):
+        return [None if value is None else float(value) for value in values]
+    return values
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+
+
+def _datatype(kind: pa.DataType) -> str:
+    kind = _plain_type(kind)
+    if pa.types.is_boolean(kind):
+        return "BOOL"
+    if pa.types.is_integer(kind):
+        return "INT64"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        return "FP64"
+    return "BYTES"
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and the group it leads, if it leads one."""
+    if process.poll() is not None:
+        return
+    if os.getpgid(process.pid) == process.pid:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def _ended(code: int, lines: Sequence[str]) -> StoppedError:
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    tail = "".join(f"\n  {line}" for line in lines) or " It said nothing."
+    return StoppedError(
+        "PS556",
+        f"The model's worker ended by itself ({how}).{tail}",
+        hint="Mend what the lines above name: a missing package, code or file of the model.",
+    )

@@ -1,0 +1,298 @@
+"""What callers send: from the bytes of one request to columns that a model can be asked.
+
+Two dialects: Open Inference Protocol v2 and MLflow's ``/invocations``. Every fault of a body is
+a `RequestError` whose sentence names the column, what was sent and what is wanted. Pure, on the
+standard library of Python 3.9 alone: the worker loads this file inside the model's environment,
+and log_table.py reads logged bodies with the same functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+V2, INVOCATIONS = 1, 2
+MAX_ROWS = 1000
+LARGEST = sys.float_info.max
+ID = re.compile(r"[!-~]{1,200}")  # it becomes a header's value and the key of a row
+WANTED = {
+    "FP64": "a number",
+    "INT64": "a whole number",
+    "BYTES": "text",
+    "BOOL": "true or false",
+    "": "a single value",
+}
+DATATYPES = {
+    "BOOL": "BOOL",
+    "BYTES": "BYTES",
+    **dict.fromkeys(("FP16", "FP32", "FP64"), "FP64"),
+    **{f"{sign}INT{bits}": "INT64" for sign in ("", "U") for bits in (8, 16, 32, 64)},
+}
+"""The protocol's words, each with the one of ours that it is read as."""
+
+
+class RequestError(Exception):
+    """The caller's body cannot be answered; the text says why, in a sentence."""
+
+    def __init__(self, status: int, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.code = code
+
+
+class Column(NamedTuple):
+    """One input of the model."""
+
+    name: str
+    datatype: str
+    """``FP64``, ``INT64``, ``BYTES``, ``BOOL``, or empty for mixed values."""
+    optional: bool
+    """Whether a value may be null."""
+
+
+class Asked(NamedTuple):
+    """The rows of one request, column by column."""
+
+    columns: tuple[Column, ...]
+    values: list[list[Any]]
+    """One list per column; null is None, numbers of an FP64 column are floats."""
+    rows: int
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in `body`; RequestError when it holds none."""
+    try:
+        document = json.loads(body, parse_constant=_no_constant)
+    except RecursionError:
+        raise RequestError(400, "PS550", "The body is nested too deeply.") from None
+    except ValueError as error:
+        raise RequestError(400, "PS550", f"The body is not JSON: {error}.") from None
+    if not isinstance(document, dict):
+        raise RequestError(400, "PS550", f"The body is {_shown(document)}, not a JSON object.")
+    return cast("dict[str, Any]", document)
+
+
+def own_id(document: dict[str, Any], default: str) -> str:
+    """Return the id that the caller gave, or `default` where there is none."""
+    given = document.get("id")
+    if given is None or given == "":
+        return default
+    if not isinstance(given, str) or not ID.fullmatch(given):
+        raise RequestError(
+            400, "PS550", f"id is {_shown(given)}; it must be 1 to 200 visible ASCII characters."
+        )
+    return given
+
+
+def read(kind: int, document: dict[str, Any], columns: tuple[Column, ...] | None) -> Asked:
+    """Return the rows of a request, checked against the signature's columns.
+
+    Parameters
+    ----------
+    kind
+        `V2` or `INVOCATIONS`.
+    columns
+        In the order of the model; None accepts any columns and infers their types.
+
+    Raises
+    ------
+    RequestError
+        The body does not follow its protocol, or its rows do not fit the columns.
+    """
+    names = None if columns is None else [column.name for column in columns]
+    sent, types = _v2(document, names) if kind == V2 else (_invocations(document, names), {})
+    counts = {name: len(values) for name, values in sent.items()}
+    rows = max(counts.values(), default=0)
+    for name, count in counts.items():
+        if count != rows:
+            sentence = f"Column {name!r} has {count} rows and another has {rows}."
+            raise RequestError(400, "PS553", sentence)
+    if rows == 0:
+        raise RequestError(400, "PS553", "The request has no rows.")
+    if rows > MAX_ROWS:
+        sentence = f"The request has {rows} rows; at most {MAX_ROWS} fit in one request."
+        raise RequestError(400, "PS553", sentence)
+    if columns is None:
+        columns = tuple(_inferred(name, values, types.get(name)) for name, values in sent.items())
+    else:
+        _same_names(sent, columns)
+    values = [_checked(column, sent.get(column.name, [None] * rows)) for column in columns]
+    return Asked(columns, values, rows)
+
+
+def signature_columns(signature: Mapping[str, Any] | None) -> tuple[Column, ...] | None:
+    """Return the columns of a version's signature; None where it has no signature."""
+    if signature is None:
+        return None
+    return tuple(
+        Column(str(c["name"]), str(c["datatype"]), bool(c.get("optional")))
+        for c in signature["columns"]
+    )
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON value; send null for a missing number")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except ValueError:
+        text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _bad(sentence: str) -> RequestError:
+    return RequestError(400, "PS550", sentence)
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _bad(f"{what} is {_shown(value)}; it must be a list.")
+    return cast("list[Any]", value)
+
+
+def _v2(
+    document: dict[str, Any], names: list[str] | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    inputs = _list(document.get("inputs"), "inputs")
+    sent: dict[str, Any] = {}
+    types: dict[str, str] = {}
+    for position, tensor in enumerate(inputs):
+        if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
+            raise _bad(f"inputs[{position}] must be an object with name, shape, datatype, data.")
+        fields = cast("dict[str, Any]", tensor)
+        name, shape, flat = _tensor(fields)
+        datatype = DATATYPES.get(str(fields.get("datatype")))
+        if datatype is None:
+            known = ", ".join(sorted(DATATYPES))
+            raise _bad(
+                f"Input {name!r} has datatype {_shown(fields.get('datatype'))}, not {known}."
+            )
+        width = shape[1] if len(shape) == 2 else 1
+        matrix = len(inputs) == 1 and len(shape) == 2 and name not in (names or ())
+        if matrix and (width > 1 or (names is not None and len(names) == 1)):
+            wanted = names or [str(index) for index in range(width)]
+            if width != len(wanted):
+                raise _bad(f"Input {name!r} has {width} columns, the model has {len(wanted)}.")
+            types.update(dict.fromkeys(wanted, datatype))
+            sent.update({column: flat[index::width] for index, column in enumerate(wanted)})
+        elif width != 1:
+            raise _bad(f"Input {name!r} has shape {_shown(shape)}; a column has [n] or [n, 1].")
+        elif name in sent:
+            raise _bad(f"Input {name!r} is there twice.")
+        else:
+            sent[name], types[name] = flat, datatype
+    return sent, types
+
+
+def _tensor(fields: dict[str, Any]) -> tuple[str, list[int], list[Any]]:
+    name, shape = str(fields["name"]), _list(fields.get("shape"), f"shape of {fields['name']!r}")
+    if len(shape) not in (1, 2) or not all(type(n) is int and n >= 0 for n in shape):
+        raise _bad(f"Input {name!r} has shape {_shown(shape)}; it must be [n] or [n, k].")
+    flat = _list(fields.get("data"), f"data of {name!r}")
+    if flat and len(shape) == 2 and all(type(row) is list for row in flat):
+        flat = [value for row in flat for value in row]
+    wanted = shape[0] * (shape[1] if len(shape) == 2 else 1)
+    if len(flat) != wanted:
+        sentence = f"Input {name!r} has shape {_shown(shape)} but {len(flat)} values."
+        raise RequestError(400, "PS553", sentence)
+    return name, shape, flat
+
+
+def _invocations(document: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+    forms = ("dataframe_split", "dataframe_records", "instances", "inputs")
+    given = [form for form in forms if form in document]
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        raise _bad(f"The body must have exactly one of {', '.join(forms)}; it has {found}.")
+    form, content = given[0], document[given[0]]
+    if form == "dataframe_split":
+        if not isinstance(content, dict):
+            raise _bad("dataframe_split must be an object with columns and data.")
+        split = cast("dict[str, Any]", content)
+        heads = _list(split.get("columns"), "dataframe_split.columns")
+        if not all(isinstance(head, str) for head in heads) or len(set(heads)) != len(heads):
+            raise _bad("dataframe_split.columns must be a list of different names.")
+        return _from_rows(_list(split.get("data"), "dataframe_split.data"), heads)
+    if form == "inputs" and isinstance(content, dict):
+        named = cast("dict[str, Any]", content)
+        return {name: _list(values, f"inputs.{name}") for name, values in named.items()}
+    rows = _list(content, form)
+    if rows and all(isinstance(row, dict) for row in rows):
+        return _from_records(cast("list[dict[str, Any]]", rows))
+    if form == "dataframe_records":
+        raise _bad("dataframe_records must be a list of objects.")
+    if names is not None and len(names) == 1:
+        rows = [cast("list[Any]", row) if type(row) is list else [row] for row in rows]
+    width = len(cast("list[Any]", rows[0])) if rows and isinstance(rows[0], list) else 0
+    return _from_rows(rows, names or [str(index) for index in range(width)])
+
+
+def _from_rows(rows: list[Any], names: list[str]) -> dict[str, Any]:
+    for position, row in enumerate(rows):
+        count = len(cast("list[Any]", row)) if isinstance(row, list) else 0
+        if count != len(names) or not isinstance(row, list):
+            sentence = f"Row {position} has {count} values for {len(names)} columns."
+            raise RequestError(400, "PS553", sentence)
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
+
+
+def _from_records(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _same_names(sent: dict[str, Any], columns: tuple[Column, ...]) -> None:
+    names = [column.name for column in columns]
+    for name in sent:
+        if name not in names:
+            near = difflib.get_close_matches(name, [n for n in names if n not in sent], n=1)
+            tail = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20])}."
+            raise RequestError(422, "PS551", f"The model has no column {name!r}; {tail}")
+    for column in columns:
+        if column.name not in sent and not column.optional:
+            sentence = f"Column {column.name!r} is missing; it must be {WANTED[column.datatype]}."
+            raise RequestError(422, "PS551", sentence)
+
+
+def _inferred(name: str, values: list[Any], declared: str | None) -> Column:
+    kinds: set[Any] = {type(value) for value in values if value is not None}
+    inferred = ""
+    if kinds <= {int, float}:
+        inferred = "INT64" if kinds == {int} else "FP64"
+    elif len(kinds) == 1:
+        inferred = {bool: "BOOL", str: "BYTES"}.get(kinds.pop(), "")
+    return Column(name, declared or inferred, None in values)
+
+
+def _fits(datatype: str, value: Any) -> bool:
+    kind = cast("type[Any]", type(value))
+    if datatype == "FP64":  # comparing, not converting: a huge integer has no float
+        return kind in (float, int) and -LARGEST <= value <= LARGEST
+    if datatype == "INT64":
+        whole = kind is int or (kind is float and value.is_integer())
+        return whole and -(2**63) <= value < 2**63
+    if datatype == "":
+        return kind not in (list, dict)
+    return kind is (str if datatype == "BYTES" else bool)
+
+
+def _checked(column: Column, values: list[Any]) -> list[Any]:
+    datatype = column.datatype
+    for row, value in enumerate(values):
+        if (value is None and column.optional) or (value is not None and _fits(datatype, value)):
+            continue
+        sentence = (
+            f"Column {column.name!r} must be {WANTED[datatype]}"
+            f"{' or null' if column.optional else ''}; row {row} has {_shown(value)}."
+        )
+        raise RequestError(422, "PS552", sentence)
+    if datatype in ("FP64", "INT64"):
+        convert = float if datatype == "FP64" else int
+        return [value if value is None else convert(value) for value in values]
+    return values

@@ -1,0 +1,38 @@
+"""What a model's endpoint says about itself, in the words of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.inference.routing import ModelRoutes
+
+
+def model_metadata(routes: ModelRoutes, number: int | None) -> dict[str, Any]:
+    """Describe a version's inputs and outputs by its signature; the champion's for None."""
+    asked = routes.champion or routes.challenger
+    if number is not None:
+        asked = routes.running[number]
+    signature: dict[str, Any] = {} if asked is None else dict(asked.signature or {})
+    inputs = [
+        {"name": column["name"], "datatype": column["datatype"], "shape": [-1]}
+        for column in signature.get("columns", [])
+    ]
+    classes: list[object] = signature.get("classes") or []
+    outputs = [{"name": "prediction", "datatype": _datatype(classes), "shape": [-1]}]
+    if classes:
+        outputs.append({"name": "probability", "datatype": "FP64", "shape": [-1, len(classes)]})
+    return {
+        "name": routes.model,
+        "versions": [str(running) for running in sorted(routes.running)],
+        "platform": "penstock",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def _datatype(classes: list[object]) -> str:
+    """Return the protocol's word for what a model predicts: a class, or else a number."""
+    for kind, word in ((bool, "BOOL"), (int, "INT64"), (int | float, "FP64")):
+        if all(isinstance(each, kind) for each in classes) and classes:
+            return word
+    return "BYTES" if classes else "FP64"

@@ -1,0 +1,80 @@
+"""The paths that the gateway knows, and what each asks for."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple
+
+from penstock.domain import MODEL_NAME, Environment
+
+
+class Action(Enum):
+    """What a caller wants."""
+
+    INFER = "infer"
+    INVOKE = "invocations"
+    MODEL = "model"
+    MODEL_READY = "model ready"
+    SERVER = "server"
+    LIVE = "live"
+    READY = "ready"
+    WORKERS = "workers"
+
+
+class Call(NamedTuple):
+    """A path, understood."""
+
+    action: Action
+    environment: Environment
+    model: str | None
+    """None where the one model that serves is meant."""
+    number: int | None
+
+    @property
+    def method(self) -> str:
+        """The only method of this path."""
+        return "POST" if self.action in {Action.INFER, Action.INVOKE} else "GET"
+
+
+_NAME = rf"(?P<model>{MODEL_NAME.pattern})"
+_VERSION = r"(?:/versions/(?P<number>[0-9]{1,9}))?"
+_PATHS = tuple(
+    (re.compile(pattern), action)
+    for pattern, action in (
+        (rf"/v2/models/{_NAME}{_VERSION}/infer", Action.INFER),
+        (rf"/models/{_NAME}/invocations", Action.INVOKE),
+        (r"/invocations", Action.INVOKE),
+        (rf"/v2/models/{_NAME}{_VERSION}", Action.MODEL),
+        (rf"/v2/models/{_NAME}{_VERSION}/ready", Action.MODEL_READY),
+        (rf"/models/{_NAME}/ping", Action.MODEL_READY),
+        (r"/ping", Action.MODEL_READY),
+        (r"/v2", Action.SERVER),
+        (r"/v2/health/live", Action.LIVE),
+        (r"/v2/health/ready", Action.READY),
+        (r"/penstock/workers", Action.WORKERS),
+    )
+)
+
+
+@lru_cache(maxsize=4096)
+def understand(path: str) -> Call | None:
+    """Return what a path asks for; None when it is not one of ours.
+
+    Examples
+    --------
+    >>> understand("/test/v2/models/credit-default/versions/12/infer")[1:]
+    (<Environment.TEST: 'test'>, 'credit-default', 12)
+    """
+    environment = Environment.PRODUCTION
+    if path.startswith("/test/"):
+        environment, path = Environment.TEST, path.removeprefix("/test")
+    for pattern, action in _PATHS:
+        match = pattern.fullmatch(path)
+        if match:
+            found = match.groupdict()
+            number = found.get("number")
+            model = found.get("model")
+            return Call(action, environment, model, None if number is None else int(number))
+    return None

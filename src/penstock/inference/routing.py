@@ -1,0 +1,98 @@
+"""Who answers a request: pure decisions over the deployments of one moment.
+
+A challenger gets its share only while its lease lasts and its worker is ready; in every other
+case the champion answers. So a process that died can never leave traffic on a version that
+nobody judges any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from penstock.domain import Deployment, Environment, Role
+
+Ready = Callable[[Deployment], bool]
+"""Whether the worker of a deployment can take a request now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoutes:
+    """The versions of one model that run in one environment."""
+
+    environment: Environment
+    model: str
+    champion: Deployment | None
+    challenger: Deployment | None
+    running: Mapping[int, Deployment]
+    """By number."""
+
+    @property
+    def generation(self) -> int:
+        """Which split this is: it rises with every change."""
+        return max((found.generation for found in self.running.values()), default=0)
+
+
+def table(deployments: Iterable[Deployment]) -> dict[tuple[str, str], ModelRoutes]:
+    """Sort deployments by environment and model."""
+    grouped: dict[tuple[Environment, str], dict[int, Deployment]] = {}
+    for deployment in deployments:
+        versions = grouped.setdefault((deployment.environment, deployment.model), {})
+        versions[deployment.number] = deployment
+    return {
+        (environment.value, model): ModelRoutes(
+            environment,
+            model,
+            _with_role(versions, Role.CHAMPION),
+            _with_role(versions, Role.CHALLENGER),
+            versions,
+        )
+        for (environment, model), versions in grouped.items()
+    }
+
+
+def challenger_share(routes: ModelRoutes, *, now: datetime, ready: Ready) -> int:
+    """Return the percent of requests that the challenger gets at this moment.
+
+    A lease guards a champion that could have the requests instead. In the test environment
+    nobody depends on it, and a challenger that is alone, as a first version is until it becomes
+    the champion, gets everything.
+    """
+    challenger = routes.challenger
+    if challenger is None or not ready(challenger):
+        return 0
+    if routes.champion is None:
+        return 100
+    if routes.environment is Environment.TEST:
+        return challenger.share
+    leased = challenger.lease_until is not None and now < challenger.lease_until
+    return challenger.share if leased else 0
+
+
+def choose(routes: ModelRoutes, *, drawn: float, now: datetime, ready: Ready) -> Deployment | None:
+    """Return the version that answers; None when none can.
+
+    Parameters
+    ----------
+    drawn
+        Uniform in ``[0, 100)``; each request is drawn by itself, which the judgement of the
+        canary rests on.
+    """
+    if drawn < challenger_share(routes, now=now, ready=ready):
+        return routes.challenger
+    champion = routes.champion
+    return champion if champion is not None and ready(champion) else None
+
+
+def share_now(deployment: Deployment, routes: ModelRoutes, *, now: datetime, ready: Ready) -> int:
+    """Return the percent of the model's requests that a deployment gets at this moment."""
+    challenger = challenger_share(routes, now=now, ready=ready)
+    if deployment is routes.challenger:
+        return challenger
+    serves = deployment is routes.champion and ready(deployment)
+    return 100 - challenger if serves else 0
+
+
+def _with_role(versions: Mapping[int, Deployment], role: Role) -> Deployment | None:
+    return next((found for found in versions.values() if found.role is role), None)

@@ -1,0 +1,33 @@
+"""What an operator can set about the gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Limits and times of the request path."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, without a port, that callers may use beside those of the loopback."""
+    body_bytes: int = 2**20
+    """Greatest request body."""
+    deadline_s: float = 10.0
+    """A request is answered within this time, by a version or by an error."""
+    start_timeout_s: float = 120.0
+    """A worker that is not ready by then is started anew."""
+    batch_requests: int = 256
+    batch_bytes: int = 2**20
+    """Greatest batch; one request alone may be greater. It stands for a limit of rows, which
+    the gateway does not see."""
+    queue_requests: int = 2048
+    queue_bytes: int = 64 * 2**20
+    """What may wait for one worker; more is refused."""
+    poll_s: float = 0.2
+    """How often the routes are read."""
+    seed: int | None = None
+    """Of the draws that split the traffic; None for a new one at each start."""
+    sockets: Path | None = None
+    """Folder for the workers' sockets, with a short path; None for the one of the cache."""

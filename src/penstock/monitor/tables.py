@@ -1,0 +1,200 @@
+"""The prediction log's Parquet, asked with DuckDB, in bounded memory.
+
+DuckDB reasons from a Parquet file's least and greatest value, which leave NaN out, so a filter
+on `isnan` finds nothing. Two rules follow, and a test plants NaN to hold them: every float
+column is read as ``case when isfinite(v) then v end``, and `isnan` is never asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from penstock.errors import UnreachableError
+
+FEATURE_PREFIX = "x_"
+_MEMORY_LIMIT = "512MB"
+# Literal queries on the view ``log``, whose float columns are finite or null.
+_INPUTS = """
+    select * exclude (
+        prediction_id, row, request_id, ts, number, role, environment, status, outcome, latency_ms
+    )
+    from log
+    where ts >= $since and ts < $until and number = $number and environment = $environment
+        and outcome in ('answered', 'fallback') and prediction is not null
+"""
+_ANSWERED = """
+    select count(*) as answered
+    from log
+    where ts >= $since and ts < $until and number = $number and environment = $environment
+        and outcome in ('answered', 'fallback') and prediction is not null
+"""
+_LABELLED = """
+    select prediction, score, label
+    from log join label using (prediction_id)
+    where ts >= $since and ts < $until and number = $number and environment = $environment
+        and outcome in ('answered', 'fallback') and prediction is not null
+    order by prediction_id
+"""
+_SERVICE = """
+    select
+        count(*) as requests,
+        count(*) filter (where outcome = 'failed') as errors,
+        count(*) filter (where latency_ms > $slow_ms) as slow,
+        quantile_cont(latency_ms, 0.95) as p95_ms
+    from log
+    where ts >= $since and ts < $until and number = $number and environment = $environment
+        and coalesce(row, 0) = 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The rows that a period is about: one version's, in one environment."""
+
+    since: datetime
+    """Aware; included."""
+    until: datetime
+    """Aware; not included."""
+    number: int
+    environment: str = "production"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the values of the queries' names."""
+        return {
+            "since": self.since,
+            "until": self.until,
+            "number": self.number,
+            "environment": self.environment,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How requests were answered."""
+
+    requests: int
+    errors: int
+    """The version's own: 5xx, dead, late, or refused what another version accepted."""
+    slow: int
+    p95_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Answers whose true value is known."""
+
+    rows: pa.Table
+    """``prediction``, ``score`` and ``label``."""
+    answered: int
+    """With or without a label."""
+
+
+class PredictionTable:
+    """The rows of one model.
+
+    Parameters
+    ----------
+    folder
+        Of Parquet files with the columns of `penstock.inference.log_table`. Each may have
+        other inputs: a version may have other columns than the one before. No folder, or an
+        empty one, is a table without rows.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = [str(file) for file in sorted(folder.glob("*.parquet"))]
+
+    def inputs(self, window: Window) -> pa.Table:
+        """Return what the model was asked, with `prediction` and `score` beside it.
+
+        An input that is itself named so is called ``x_prediction`` or ``x_score``.
+        """
+        found = self._ask(_INPUTS, window)
+        return found.rename_columns([_plain_name(name) for name in found.column_names])
+
+    def service(self, window: Window, *, slow_ms: float | None) -> Service:
+        """Count requests, errors and slow ones; a request of several rows counts once."""
+        found = self._ask(_SERVICE, window, slow_ms=slow_ms).to_pylist()
+        return Service(**found[0]) if found else Service(0, 0, 0, None)
+
+    def labelled(self, window: Window, labels: Mapping[str, str]) -> Labelled:
+        """Join answers with labels by prediction id."""
+        known = pa.table(
+            {
+                "prediction_id": pa.array(list(labels), pa.string()),
+                "label": pa.array(list(labels.values()), pa.string()),
+            }
+        )
+        rows = self._ask(_LABELLED, window, label=known)
+        counted = self._ask(_ANSWERED, window).to_pylist()
+        return Labelled(rows, counted[0]["answered"] if counted else 0)
+
+    def _ask(
+        self, query: str, window: Window, *, label: pa.Table | None = None, **values: float | None
+    ) -> pa.Table:
+        """Answer a query; without any file, a table without rows or columns."""
+        if not self._files:
+            return pa.table({})
+        with _connection() as connection:
+            if label is not None:
+                connection.register("label", label)
+            try:
+                read = connection.read_parquet(self._files, union_by_name=True)
+                read.project(_finite_columns(read)).create_view("log")
+                asked = connection.sql(query, params={**window.parameters(), **values})
+                return asked.to_arrow_table()
+            except duckdb.Error as error:
+                raise _unreadable(self._files, error) from error
+
+
+def _plain_name(name: str) -> str:
+    if not name.startswith(FEATURE_PREFIX):
+        return name
+    return input_name(name.removeprefix(FEATURE_PREFIX))
+
+
+def input_name(name: str) -> str:
+    """Return the name under which an input is judged; ``prediction`` is the model's own."""
+    return f"{FEATURE_PREFIX}{name}" if name in ("prediction", "score") else name
+
+
+def _connection() -> duckdb.DuckDBPyConnection:
+    # Nothing may be fetched from the network: what the wheel holds has to do.
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "memory_limit": _MEMORY_LIMIT,
+            "threads": 2,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        },
+    )
+
+
+def _unreadable(files: list[str], error: duckdb.Error) -> UnreachableError:
+    reason = str(error).splitlines()[0]
+    return UnreachableError(
+        "PS601",
+        f"The prediction log of {Path(files[0]).parent} cannot be read: {reason}.",
+        hint="Move the file that is named there away; the next period goes on without it.",
+    )
+
+
+def _finite_columns(read: duckdb.DuckDBPyRelation) -> str:
+    """Write the list of all columns; of floats only what is finite."""
+    return ", ".join(
+        f"case when isfinite({_quoted(name)}) then {_quoted(name)} end as {_quoted(name)}"
+        if str(kind) in ("DOUBLE", "FLOAT")
+        else _quoted(name)
+        for name, kind in zip(read.columns, read.types, strict=True)
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,202 @@
+"""What people do: start a run, approve, abort, promote, roll back. Each act is one transaction.
+
+The command line, the pages and the API call these same functions; the engine need not be up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.config import ServerSettings
+from penstock.deploy import approval, rollout, staging
+from penstock.deploy.approval import Voter
+from penstock.domain import (
+    Role,
+    Rollout,
+    RolloutState,
+    Run,
+    RunState,
+)
+from penstock.errors import ConflictError, NotFoundError
+from penstock.ports import Engine
+from penstock.records import approvals, rollouts, runs, tokens, watch
+from penstock.records.database import Change, Database
+
+_WORKING = {RunState.QUEUED, RunState.BUILDING, RunState.TESTING}
+_ABORTABLE = _WORKING | {RunState.AWAITING_APPROVAL}
+
+
+@dataclass(frozen=True, slots=True)
+class Acts:
+    """Every act that a person can do, with the records and the engine that it needs."""
+
+    database: Database
+    engine: Engine
+    settings: ServerSettings
+
+    def register_model(self, actor: str, model: str) -> None:
+        """Make a model known, before its repository is made."""
+        with self.database.read() as connection:
+            if runs.known(connection, model):
+                return
+        with self.database.change(actor) as change:
+            runs.register_model(change, model)
+
+    def start_run(self, actor: str, push: runs.Push) -> Run:
+        """Start the run of a pushed commit; the same push again gives the same run."""
+        with self.database.change(actor) as change:
+            run, new = runs.start(change, push)
+            if new:
+                rollout.enqueue_stage(change, self.engine, run, "build")
+            return run
+
+    def approve(self, actor: str, approval_id: int, reason: str) -> None:
+        """Say yes to an approval."""
+        self._vote(actor, approval_id, yes=True, reason=reason)
+
+    def reject(self, actor: str, approval_id: int, reason: str) -> None:
+        """Say no to an approval; the run ends."""
+        self._vote(actor, approval_id, yes=False, reason=reason)
+
+    def _vote(self, actor: str, approval_id: int, *, yes: bool, reason: str) -> None:
+        with self.database.change(actor) as change:
+            accounts = tokens.any_exist(change.connection)
+            known = accounts or not self.settings.approval.by_author
+            approval.vote(
+                change,
+                self.engine,
+                approvals.get(change.connection, approval_id),
+                Voter(actor, accounts=known),
+                yes=yes,
+                reason=reason,
+            )
+
+    def abort(self, actor: str, run_id: int, reason: str) -> Run:
+        """End a run; the champion keeps or gets back all traffic."""
+        said = f"Aborted by {actor}" + (f": {reason}" if reason else ".")
+        with self.database.change(actor) as change:
+            run = runs.get(change.connection, run_id)
+            live = rollouts.of_run(change.connection, run_id)
+            aborting = runs.move(change, run, RunState.ABORTING, reason=said)
+            if run.state is RunState.ROLLING_OUT and live is not None:
+                rollout.give_back(change, self.engine, live, reason=said)
+            else:
+                assert run.state in _ABORTABLE, run.state
+                rollout.void_approvals(change, run, reason=said)
+                runs.move(change, aborting, RunState.ABORTED, reason=said)
+                staging.leave(change, run, keep=False, reason=said)
+            rollout.wake(change, self.engine, run.model)
+        if run.state in _WORKING and run.stretch is not None:
+            self.engine.cancel(run.stretch)
+        with self.database.read() as connection:
+            return runs.get(connection, run_id)
+
+    def retry(self, actor: str, run_id: int) -> Run:
+        """Go on with a failed run: a sealed version is not built again."""
+        with self.database.change(actor) as change:
+            run = runs.get(change.connection, run_id)
+            again = runs.move(change, run, RunState.QUEUED, reason=f"Tried again by {actor}.")
+            rollout.enqueue_stage(change, self.engine, again, "build")
+            return again
+
+    def promote(self, actor: str, model: str, share: int | None) -> Rollout:
+        """Take the live rollout to its next share, to `share`, or to full traffic."""
+        with self.database.change(actor) as change:
+            return rollout.step_now(change, self.engine, self._live(change, model), share)
+
+    def pause(self, actor: str, model: str) -> Rollout:
+        """Hold the live rollout at its share."""
+        with self.database.change(actor) as change:
+            live = self._live(change, model)
+            return rollout.hold(change, live, reason=f"Paused by {actor}.")
+
+    def resume(self, actor: str, model: str) -> Rollout:
+        """Let a held rollout go on."""
+        with self.database.change(actor) as change:
+            return rollout.go_on(change, self.engine, self._live(change, model))
+
+    def roll_back(self, actor: str, model: str, to: int | None, reason: str) -> Rollout:
+        """End a canary, or go back to the previous champion or another loaded version."""
+        said = f"Rolled back by {actor}" + (f": {reason}" if reason else ".")
+        with self.database.change(actor) as change:
+            live = rollouts.live(change.connection, model)
+            if live and to in {None, live[0].champion}:
+                return rollout.give_back(change, self.engine, live[0], reason=said)
+            if live:
+                rollout.give_back(change, self.engine, live[0], reason=said)
+            if to is None:
+                previous = rollouts.in_role(change.connection, model, Role.PREVIOUS)
+                if previous is None:
+                    runs.model_of(change.connection, model)
+                    raise ConflictError(
+                        "PS409",
+                        f"{model} has no canary and no previous version to go back to.",
+                        hint=f"See what is loaded: penstock status {model}.",
+                    )
+                to = previous.number
+            return rollout.go_back_to(change, self.engine, model, to, reason=said)
+
+    def run_monitor(self, actor: str, model: str, period: str) -> str:
+        """Let a monitor's period be checked now; return the occasion of its results."""
+        with self.database.change(actor) as change:
+            runs.model_of(change.connection, model)
+            known = {m.name: m for m in watch.monitors(change.connection, model)}
+            if period not in known:
+                raise NotFoundError(
+                    "PS610",
+                    f"{model} has no monitor {period!r}; it has: {', '.join(known) or 'none'}.",
+                    hint="A monitor begins when a version is in production.",
+                )
+            due = change.now.isoformat(timespec="microseconds")
+            change.journal("monitor.asked", {"model": model, "monitor": period, "due": due})
+            self.engine.enqueue(
+                change.connection,
+                "monitor",
+                f"{model}|{period}|{due}",
+                id=f"mon-{model}-{period}-{due}",
+                queue="monitor",
+                partition=model,
+            )
+            return f"monitor:{model}:{period}:{due}"
+
+    def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:
+        """Keep true answers by prediction id; return how many were new."""
+        with self.database.write() as connection:
+            runs.model_of(connection, model)
+            texts = {str(key): str(value) for key, value in labels.items()}
+            return watch.add_labels(connection, model, texts, now=self.database.clock())
+
+    def _live(self, change: Change, model: str) -> Rollout:
+        live = rollouts.live(change.connection, model)
+        if not live:
+            runs.model_of(change.connection, model)
+            raise ConflictError(
+                "PS410",
+                f"{model} has no rollout going on.",
+                hint=f"See where it stands: penstock status {model}.",
+            )
+        return live[0]
+
+
+def expired(database: Database, engine: Engine) -> None:
+    """Close what waited too long for people: approvals expire, held rollouts go back."""
+    now = database.clock()
+    with database.read() as connection:
+        old = [a for a in approvals.asked(connection) if a.expires_at <= now]
+        held = [
+            r
+            for r in rollouts.live(connection)
+            if r.state is RolloutState.PAUSED and r.hold_until is not None and r.hold_until <= now
+        ]
+    for question in old:
+        with database.change("penstock") as change:
+            approval.expire(change, approvals.get(change.connection, question.id))
+    for one in held:
+        with database.change("penstock") as change:
+            fresh = rollouts.get(change.connection, one.id)
+            if fresh.state is RolloutState.PAUSED:
+                rollout.give_back(
+                    change, engine, fresh, reason="Held, and nobody decided in time."
+                )

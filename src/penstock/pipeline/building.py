@@ -1,0 +1,332 @@
+"""Stage build: train, store, check, fairness, explain.
+
+The project's own command runs in the sandbox; what it left is packed, stored and known by its
+digest. From then on a worker answers for it, and every check only asks that worker.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+
+from penstock.build import pack, train
+from penstock.build.checkout import checkout
+from penstock.build.detect import detect
+from penstock.build.train import Built, Plan
+from penstock.check import explain as explaining
+from penstock.check import fairness as fair
+from penstock.check import smoke
+from penstock.check.answers import Ask
+from penstock.check.evaluation import Evaluation, infer_signature, read_evaluation
+from penstock.config import ModelConfig
+from penstock.domain import JSON, CheckResult, Verdict
+from penstock.errors import StoppedError
+from penstock.inference.asking import Worker
+from penstock.monitor.period import reference
+from penstock.pipeline.tools import Work, answers_of, ask_through, reasons, worst, written
+from penstock.ports import Finished
+from penstock.records import rollouts, runs
+from penstock.records.runs import Seal
+
+EXPLAIN_S = 20.0
+"""Wall-clock budget of the explanation."""
+
+
+async def build(work: Work) -> None:
+    """Do the stage; a version that is sealed already is not built again."""
+    # Asked in a step: storing seals the version, and a replay must take the same way again.
+    known = await work.durable("begin", lambda: {"sealed": work.version().sealed_at is not None})
+    if not known["sealed"]:
+        lock_digest = await _train(work)
+        await work.step("store", lambda: store(work, lock_digest))
+    await work.durable("checks", lambda: checks(work))
+
+
+async def _train(work: Work) -> str:
+    """Do step train: checkout, environment, the project's command, its model; return the lock."""
+    # Three durable parts of one noted step: the command must be one that can be killed.
+    prepared = await work.durable("train: prepare", lambda: _noted(work, lambda: prepare(work)))
+    plan = plan_of(work, prepared)
+
+    def start() -> tuple[list[str], dict[str, str]]:
+        return work.tools.sandbox.argv(train.training_command(plan))
+
+    work.tools.reached("build/train:command")
+    finished = await work.tools.engine.command(
+        "build/train: run",
+        start,
+        log=work.log("train"),
+        timeout_s=plan.config.build.timeout_s,
+    )
+    await work.durable(
+        "train: collect", lambda: _noted(work, lambda: collect(work, plan, finished), ends=True)
+    )
+    return str(prepared["lock"])
+
+
+def _noted(work: Work, action: Any, *, ends: bool = False) -> JSON:
+    if not ends:
+        work.begin("train")
+    try:
+        result = cast("JSON", action())
+    except StoppedError as error:
+        work.end("train", "failed", error.what)
+        raise
+    if ends:
+        work.end("train", "passed", str(result.get("reason", "")))
+    return result
+
+
+def prepare(work: Work) -> JSON:
+    """Check the commit out, put bound data in place, and make the environment."""
+    tools, run, config = work.tools, work.run, work.config()
+    folder = work.folder
+    repository = tools.home / "repositories" / f"{run.model}.git"
+    log = work.log("train")
+    work.say("train", f"checkout of {run.commit[:12]}")
+    shutil.rmtree(folder / "checkout", ignore_errors=True)
+    checkout(repository, run.commit, folder / "checkout")
+    checkout(repository, run.commit, folder / "code", ending=".py")
+    train.bind_data(config.data, folder / "checkout", home=tools.home)
+    found = detect(folder / "checkout", config)
+    for note in found.notes:
+        work.say("train", note)
+    evaluation = _kept_evaluation(work, config)
+    level = tools.sandbox.level()
+    if level.level != "full":
+        work.say("train", f"WARNING sandbox {level.level}: {level.reason}")
+    began = time.monotonic()
+    lock = folder / "requirements.lock"
+    digest = tools.environments.lock(
+        folder / "checkout",
+        lock,
+        log=log,
+        extra=config.environment.extra,
+        override=config.environment.override,
+        python=config.environment.python,
+    )
+    python = tools.environments.ready(lock, log=log)
+    work.say("train", f"environment {digest[:12]} ready after {time.monotonic() - began:.1f} s")
+    work.say("train", f"$ {found.run.value}")
+    return {
+        "python": str(python),
+        "lock": digest,
+        "run": found.run.value,
+        "globs": list(found.model_globs),
+        "dependencies": found.dependencies.value if found.dependencies else None,
+        "sandbox": level.level,
+        "evaluation": evaluation,
+    }
+
+
+def _kept_evaluation(work: Work, config: ModelConfig) -> str | None:
+    """Copy the evaluation data away before training runs; its digest, or None without any."""
+    spec = config.evaluate
+    if spec is None or spec.made_by_build:
+        return None
+    source = work.folder / "checkout" / spec.data
+    read_evaluation(source, spec)
+    return _keep(work, source)
+
+
+def _keep(work: Work, source: Path) -> str:
+    digest = pack.store_file(source, work.tools.store)
+    target = evaluation_file(work, source.suffix)
+    shutil.copyfile(source, target)
+    return digest
+
+
+def evaluation_file(work: Work, suffix: str) -> Path:
+    """Return where a run keeps its evaluation data."""
+    return work.folder / f"evaluation{suffix}"
+
+
+def plan_of(work: Work, prepared: JSON) -> Plan:
+    """Return what training depends on, from what `prepare` found."""
+    return Plan(
+        config=work.config(),
+        commit=work.run.commit,
+        checkout=work.folder / "checkout",
+        scratch=work.folder / "scratch",
+        python=Path(prepared["python"]),
+        run=prepared["run"],
+        model_globs=tuple(prepared["globs"]),
+        dependency_file=prepared["dependencies"],
+    )
+
+
+def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
+    """Take the model that training wrote, and stage the version's folder."""
+    built = train.collect(plan, finished, log=work.log("train"))
+    spec = plan.config.evaluate
+    if spec is not None and spec.made_by_build:
+        _keep(work, plan.checkout / spec.data)
+    stage(work, plan, built)
+    return {"reason": f"{built.format} model, {len(built.files)} file(s)"}
+
+
+def stage(work: Work, plan: Plan, built: Built) -> None:
+    """Write the folder that is packed."""
+    evaluate = plan.config.evaluate
+    pack.stage(
+        built,
+        work.folder / "code",
+        work.folder / "version",
+        pack.Facts(
+            model=work.run.model,
+            number=work.run.number,
+            task=plan.config.model.task,
+            positive=evaluate.positive if evaluate is not None else None,
+        ),
+    )
+
+
+def store(work: Work, lock_digest: str) -> JSON:
+    """Say what the version is, pack it, store it by digest, read it back, and seal it."""
+    tools, config = work.tools, work.config()
+    staged = work.folder / "version"
+    lock = work.folder / "requirements.lock"
+    described = tools.workers.describe(staged, lock_digest)
+    work.report("describe").write_text(json.dumps(described), encoding="utf-8")
+    evaluation = evaluation_of(work, config)
+    signature = None
+    if described["ok"] and evaluation is not None and config.evaluate is not None:
+        signature = infer_signature(
+            evaluation.features,
+            described,
+            evaluation.label,
+            config.evaluate,
+            task=config.model.task,
+        )
+        pack.with_signature(staged, signature)
+    digest = pack.pack(staged, tools.store)
+    pack.store_file(lock, tools.store)
+    pack.unpack(digest, tools.store, tools.home / "models")
+    seal = Seal(
+        artifact_digest=digest,
+        lock_digest=lock_digest,
+        data_digest=evaluation.digest if evaluation is not None else None,
+        signature=signature,
+        sandbox_level=tools.sandbox.level().level,
+    )
+    version = work.version()
+    if version.sealed_at is None:
+        with tools.database.change(work.actor) as change:
+            runs.seal(change, version, seal)
+    return {"reason": f"artifact {digest[:12]}"}
+
+
+def evaluation_of(work: Work, config: ModelConfig) -> Evaluation | None:
+    """Read the run's evaluation data; None without ``[evaluate]``."""
+    if config.evaluate is None:
+        return None
+    suffix = Path(config.evaluate.data).suffix
+    return read_evaluation(evaluation_file(work, suffix), config.evaluate)
+
+
+def checks(work: Work) -> JSON:
+    """Do steps check, fairness and explain with one worker; together they repeat as one."""
+    work.begin("check")
+    described = cast("JSON", json.loads(work.report("describe").read_text(encoding="utf-8")))
+    loads = smoke.loads(described)
+    if loads.verdict is not Verdict.PASSED:
+        work.keep([loads])
+        work.end("check", "failed", loads.summary)
+        raise StoppedError(
+            "PS240", loads.summary, hint="Mend what the error names and push again."
+        )
+    version, config = work.version(), work.config()
+    assert version.artifact_digest is not None, f"{version} is not sealed"
+    assert version.lock_digest is not None, f"{version} is not sealed"
+    folder = pack.unpack(version.artifact_digest, work.tools.store, work.tools.home / "models")
+    evaluation = evaluation_of(work, config)
+    if evaluation is None or version.signature is None:
+        none = CheckResult(
+            "smoke.evaluation",
+            Verdict.UNDECIDED,
+            "no [evaluate]: only loading was checked",
+            {"question": "Was it tried on data that it had not seen?"},
+        )
+        work.keep([loads, none])
+        work.end("check", "undecided", none.summary)
+        return {}
+    socket = work.tools.home / "run" / f"c{work.run.id}" / "s"
+    with work.tools.workers.started(folder, version.lock_digest, socket) as worker:
+        _check(work, worker, evaluation, loads)
+        _fairness(work, config, evaluation)
+        _explain(work, _asker(worker, version.signature), evaluation)
+    shutil.rmtree(socket.parent, ignore_errors=True)
+    return {}
+
+
+def _asker(worker: Worker, signature: JSON) -> Ask:
+    names = [str(column["name"]) for column in signature["columns"]]
+
+    def predict(table: pa.Table) -> Any:
+        wanted = [name for name in names if name in table.column_names]
+        return worker.predict(table.select(wanted), signature)
+
+    return ask_through(predict, signature)
+
+
+def _check(work: Work, worker: Worker, evaluation: Evaluation, loads: CheckResult) -> None:
+    version = work.version()
+    assert version.signature is not None, f"{version} has no signature"
+    with work.tools.database.read() as connection:
+        champion = rollouts.champion(connection, work.run.model)
+    ask = _asker(worker, version.signature)
+    before = champion.signature if champion is not None else None
+    results = [loads, *smoke.smoke_checks(ask, evaluation, version.signature, before)]
+    names = [str(column["name"]) for column in version.signature["columns"]]
+    features = evaluation.for_columns(names)
+    told = worker.predict(features, version.signature)
+    work.report("answers").write_text(json.dumps(written(told)), encoding="utf-8")
+    work.report("profile").write_text(
+        json.dumps(reference(features, answers_of(told, version.signature))),
+        encoding="utf-8",
+    )
+    work.keep(results)
+    work.end("check", worst(results), reasons(results))
+
+
+def _fairness(work: Work, config: ModelConfig, evaluation: Evaluation) -> None:
+    work.begin("fairness")
+    version = work.version()
+    assert version.signature is not None, f"{version} has no signature"
+    told = json.loads(work.report("answers").read_text(encoding="utf-8"))
+    answers = answers_of(told, version.signature)
+    if config.evaluate is None or not config.evaluate.sensitive:
+        work.end("fairness", "skipped", "[evaluate] sensitive names no column")
+        return
+    report = fair.fairness(
+        evaluation,
+        evaluation.label,
+        answers,
+        task=str(version.signature["task"]),
+        metric=config.fairness.metric,
+        maximum=config.fairness.max,
+    )
+    work.report("fairness").write_text(json.dumps(report.groups), encoding="utf-8")
+    work.keep(report.results)
+    work.end("fairness", worst(report.results), reasons(report.results))
+
+
+def _explain(work: Work, ask: Ask, evaluation: Evaluation) -> None:
+    work.begin("explain")
+    version = work.version()
+    assert version.signature is not None, f"{version} has no signature"
+    report, result = explaining.explain(
+        ask,
+        evaluation,
+        columns=[str(column["name"]) for column in version.signature["columns"]],
+        task=str(version.signature["task"]),
+        budget_s=EXPLAIN_S,
+    )
+    work.report("explain").write_text(json.dumps(report), encoding="utf-8")
+    work.keep([result])
+    work.end("explain", str(result.verdict), result.summary)

@@ -1,0 +1,239 @@
+"""What the stages work with, and how a step is done, noted and logged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.check.answers import Answers, Ask, AskError
+from penstock.config import ModelConfig
+from penstock.deploy import rollout
+from penstock.domain import JSON, CheckResult, Environment, Run, Verdict, Version
+from penstock.errors import PenstockError
+from penstock.inference.asking import Told, WorkerAnswerError
+from penstock.inference.endpoint import Endpoint
+from penstock.pipeline.workers import Workers
+from penstock.ports import (
+    ArtifactStore,
+    Clock,
+    Engine,
+    Environments,
+    Notifier,
+    Sandbox,
+)
+from penstock.records import runs
+from penstock.records.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The collaborators of the pipeline, chosen once in wiring.py."""
+
+    home: Path
+    database: Database
+    engine: Engine
+    store: ArtifactStore
+    sandbox: Sandbox
+    environments: Environments
+    workers: Workers
+    notifier: Notifier
+    clock: Clock
+    predict_url: str
+    """The gateway's, ``http://127.0.0.1:8421``."""
+    url: str
+    """The dashboard's, for messages to people."""
+    reached: Callable[[str], None]
+    """Told of every point at which a crash must do no harm; tests crash there."""
+
+    def folder(self, of: Run) -> Path:
+        """Return the folder of a run's files."""
+        return self.home / "runs" / str(of.id)
+
+    def endpoint(self, model: str, number: int | None, environment: Environment) -> Endpoint:
+        """Return a version's endpoint at the gateway."""
+        return Endpoint(self.predict_url, model, number, environment)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One stage of one run: does its steps, each noted and logged."""
+
+    tools: Tools
+    run: Run
+    stage: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.tools.folder(self.run)
+
+    @property
+    def occasion(self) -> str:
+        """Under which the run's check results are kept."""
+        return f"run:{self.run.id}:{self.run.attempt}"
+
+    @property
+    def actor(self) -> str:
+        """Who the journal says did it."""
+        return "penstock"
+
+    def version(self) -> Version:
+        """Return the run's version as the records have it now."""
+        with self.tools.database.read() as connection:
+            return runs.version_of(connection, self.run.model, self.run.number)
+
+    def config(self) -> ModelConfig:
+        """Return the version's penstock.toml."""
+        return rollout.settings(self.version())
+
+    def log(self, step: str) -> Path:
+        """Return the file of a step's output."""
+        path = self.folder / f"{self.stage}-{step}-{self.run.attempt}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def say(self, step: str, line: str) -> None:
+        """Add a line to a step's log."""
+        with self.log(step).open("a", encoding="utf-8") as file:
+            file.write(f"{self.tools.clock():%H:%M:%S} {line}\n")
+
+    def report(self, name: str) -> Path:
+        """Return the file of a report, kept with the run."""
+        path = self.folder / "reports" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def keep(self, results: Sequence[CheckResult]) -> None:
+        """Keep what checks found."""
+        with self.tools.database.write() as connection:
+            runs.add_results(
+                connection,
+                (self.run.model, self.run.number),
+                self.occasion,
+                results,
+                now=self.tools.clock(),
+            )
+
+    def results(self) -> list[CheckResult]:
+        """Return what this attempt's checks found so far."""
+        with self.tools.database.read() as connection:
+            return runs.results(connection, self.occasion)
+
+    async def step(self, name: str, action: Callable[[], JSON]) -> JSON:
+        """Do one step durably: noted when it begins, noted how it ended.
+
+        `action` returns plain JSON; its ``state`` and ``reason`` are noted.
+        """
+
+        async def noted() -> JSON:
+            await asyncio.to_thread(self.begin, name)
+            return await asyncio.to_thread(self._ended, name, action)
+
+        return await self.durable(name, noted)
+
+    async def durable(self, name: str, action: Callable[[], Any]) -> Any:
+        """Do an action once, durably, without noting a step."""
+        at = f"{self.stage}/{name}"
+        self.tools.reached(f"{at}:before")
+        result = await self.tools.engine.step(at, action)
+        self.tools.reached(f"{at}:after")
+        return result
+
+    def _ended(self, name: str, action: Callable[[], JSON]) -> JSON:
+        try:
+            result = action()
+        except PenstockError as error:
+            self.end(name, "failed", error.what)
+            raise
+        self.end(name, str(result.get("state", "passed")), str(result.get("reason", "")))
+        return result
+
+    def begin(self, name: str) -> None:
+        """Note that a step began."""
+        log = self.log(name).relative_to(self.tools.home)
+        with self.tools.database.write() as connection:
+            runs.begin_step(
+                connection,
+                self.run,
+                (self.stage, name),
+                log=str(log),
+                now=self.tools.clock(),
+            )
+
+    def end(self, name: str, state: str, reason: str) -> None:
+        """Note how a step ended."""
+        if reason:
+            self.say(name, reason)
+        with self.tools.database.write() as connection:
+            runs.end_step(
+                connection,
+                self.run,
+                (self.stage, name),
+                state=state,
+                reason=reason,
+                now=self.tools.clock(),
+            )
+
+
+def answers_of(told: Told, signature: JSON | None) -> Answers:
+    """Turn what a version told into what checks read."""
+    classes = told["classes"]
+    probability = told["probability"]
+    return Answers(
+        prediction=_array(told["prediction"]),
+        probability=None if probability is None else np.asarray(probability, dtype=np.float64),
+        classes=None if classes is None else tuple(classes),
+        positive=None if signature is None else signature.get("positive"),
+    )
+
+
+def ask_through(predict: Callable[[pa.Table], Told], signature: JSON | None) -> Ask:
+    """Return an `Ask` over anything that predicts tables."""
+
+    def ask(table: pa.Table) -> Answers:
+        try:
+            return answers_of(predict(table), signature)
+        except WorkerAnswerError as error:
+            raise AskError(error.status, error.message) from error
+
+    return ask
+
+
+def written(told: Told) -> JSON:
+    """Return a version's answers as JSON, to be kept beside the run."""
+    return dict(told)
+
+
+def read_told(path: Path) -> Told:
+    """Read answers that were kept."""
+    return cast("Told", json.loads(path.read_text(encoding="utf-8")))
+
+
+def worst(results: Sequence[CheckResult]) -> str:
+    """Return the state of a step from its checks: failed, else undecided, else passed."""
+    verdicts = {result.verdict for result in results}
+    for verdict in (Verdict.FAILED, Verdict.UNDECIDED):
+        if verdict in verdicts:
+            return str(verdict)
+    return str(Verdict.PASSED)
+
+
+def reasons(results: Sequence[CheckResult]) -> str:
+    """Return the sentences of what did not pass, or how many passed."""
+    told = [f"{r.check}: {r.summary}" for r in results if r.verdict is not Verdict.PASSED]
+    return "; ".join(told) or f"{len(results)} checks passed"
+
+
+def _array(values: list[Any]) -> np.ndarray[Any, np.dtype[Any]]:
+    array = np.asarray(values)
+    return array if array.dtype.kind in "iufb" else np.asarray(values, dtype=object)
+
+
+Stretch = Callable[[str], Awaitable[None]]

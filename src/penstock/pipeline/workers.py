@@ -1,0 +1,64 @@
+"""How a version's worker is started: in its own environment, in the sandbox, without a network.
+
+The gateway starts workers so, and the build starts one of its own to ask it its checks.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.build.train import interpreter_folders
+from penstock.domain import JSON
+from penstock.inference import asking
+from penstock.ports import Command, Environments, Limits, Sandbox
+
+START_S = 120.0
+WORKER_MEMORY = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Starts worker programs."""
+
+    sandbox: Sandbox
+    environments: Environments
+
+    def command(
+        self, folder: Path, lock_digest: str, arguments: Sequence[str], *, socket: Path | None
+    ) -> Command:
+        """Return the command that serves a version's folder, for the sandbox."""
+        python = self.environments.python(lock_digest)
+        argv = [str(python), "-I", str(asking.PROGRAM), "--folder", str(folder), *arguments]
+        if socket is not None:
+            argv += ["--socket", str(socket)]
+        return Command(
+            argv=argv,
+            cwd=folder,
+            read=[folder, *asking.PROGRAM_FILES, *interpreter_folders(python)],
+            write=[socket.parent] if socket is not None else [],
+            env={"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            limits=Limits(memory_bytes=WORKER_MEMORY),
+        )
+
+    def describe(self, folder: Path, lock_digest: str) -> JSON:
+        """Load a version in its own environment and return what it is."""
+
+        def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+            command = self.command(folder, lock_digest, arguments, socket=None)
+            return self.sandbox.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+        return asking.describe(start, START_S)
+
+    @contextmanager
+    def started(self, folder: Path, lock_digest: str, socket: Path) -> Generator[asking.Worker]:
+        """Start a worker of our own for a version's folder, and end it."""
+        socket.parent.mkdir(parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+        command = self.command(folder, lock_digest, [], socket=socket)
+        process = self.sandbox.start(command, stderr=subprocess.PIPE)
+        with asking.Worker(process, socket, start_timeout_s=START_S) as worker:
+            yield worker

@@ -1,0 +1,229 @@
+"""What Penstock asks of the world: a few protocols, each with an embedded adapter and a fake.
+
+A protocol stands here only when two adapters exist, or when it stands for an outside system
+that tests must not touch. SQLAlchemy, pyarrow.fs and the model formats are such seams already;
+Penstock does not wrap them again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class ArtifactStore(Protocol):
+    """Keeps files for years, by content.
+
+    Every adapter must pass tests/contract/test_artifact_store.py.
+    """
+
+    def put(self, source: Path) -> str:
+        """Store one file and return its SHA-256, 64 hex digits. Twice the same is a no-op."""
+        ...
+
+    def get(self, digest: str, target: Path) -> None:
+        """Write the artifact to `target`, verified: whole and right, or not at all.
+
+        Raises
+        ------
+        NotFoundError
+            No artifact has this digest.
+        IntegrityError
+            The stored bytes do not have this digest any more.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a sandboxed command may use; None = no limit."""
+
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    """Resident, of the whole process group; the address space gets eight times as much."""
+    processes: int | None = 512
+    file_bytes: int | None = 16 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command in a sandbox: nothing of the machine is there but what is named here."""
+
+    argv: Sequence[str]
+    cwd: Path
+    """As seen outside; must lie in one of the binds."""
+    read: Sequence[Path] = ()
+    """Seen under the same path, read-only. What does not exist is a fault."""
+    write: Sequence[Path] = ()
+    """Seen under the same path, writable."""
+    mask: Sequence[Path] = ()
+    """Files or folders inside the binds that must not be readable (evaluation data)."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The whole environment, PATH, HOME and LANG aside."""
+    network: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLevel:
+    """How strongly commands are held, as found by running a probe."""
+
+    level: str
+    """``full`` (bubblewrap) or ``none`` (limits only)."""
+    reason: str
+    """Why it is not full, as a sentence; empty when it is."""
+
+
+class Sandbox(Protocol):
+    """Runs code that is not ours.
+
+    Every adapter must pass tests/contract/test_sandbox.py.
+    """
+
+    def level(self) -> SandboxLevel:
+        """Probe by running, once; the same answer later."""
+        ...
+
+    def start(self, command: Command, **popen: Any) -> subprocess.Popen[bytes]:
+        """Start it, as the leader of a process group of its own; it dies with this process.
+
+        `popen` goes to `subprocess.Popen` (stdin, stdout, stderr, pass_fds).
+        """
+        ...
+
+    def argv(self, command: Command) -> tuple[list[str], dict[str, str]]:
+        """Return the command line and environment that `start` would use, for other starters."""
+        ...
+
+
+class Environments(Protocol):
+    """Makes the Python environment of a lock, once, and keeps it."""
+
+    def lock(
+        self,
+        project: Path,
+        out: Path,
+        *,
+        log: Path,
+        extra: Sequence[str] = (),
+        override: Sequence[str] = (),
+        python: str | None = None,
+    ) -> str:
+        """Resolve the project's own dependency file into a hash-pinned lock at `out`.
+
+        `extra` adds requirements, `override` beats the project's own bounds, `python` asks
+        for a version, such as ``3.11``. Returns the lock's digest: SHA-256 over the pins and
+        the Python version.
+
+        Raises
+        ------
+        StoppedError
+            It cannot be resolved; the message holds the resolver's own reason and the file.
+        """
+        ...
+
+    def ready(self, lock: Path, *, log: Path) -> Path:
+        """Return the python of the lock's environment, made now if it was not there."""
+        ...
+
+    def python(self, lock_digest: str) -> Path:
+        """Return the python of an environment that was made; NotFoundError if it is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a subprocess of a step ended."""
+
+    returncode: int
+    timed_out: bool = False
+
+
+class Engine(Protocol):
+    """Runs short stretches of work durably. Nothing waits for a person inside one.
+
+    A stretch is an async function of one text argument (an id). Its effects stand in steps;
+    every step may run twice. Every adapter must pass tests/contract/test_engine.py.
+    """
+
+    def register(self, name: str, function: Callable[[str], Awaitable[None]]) -> None:
+        """Make a stretch known, before `launch`."""
+        ...
+
+    def enqueue(  # noqa: PLR0913 -- options by name, all but one with a default
+        self,
+        transaction: Any,
+        name: str,
+        argument: str,
+        *,
+        id: str,  # noqa: A002
+        delay_s: float = 0,
+        queue: str = "deploy",
+        partition: str | None = None,
+    ) -> None:
+        """Let a stretch run after `transaction` commits; the same id twice is one stretch.
+
+        `queue` is ``build``, ``deploy`` or ``monitor``; stretches with the same `partition`
+        (a model's name) in the same queue run one after another.
+        """
+        ...
+
+    def cancel(self, id: str) -> None:  # noqa: A002
+        """Stop a stretch, waiting or running; its live subprocess is killed as a group."""
+        ...
+
+    async def step(self, name: str, action: Callable[[], Any]) -> Any:
+        """Do `action` (plain or async) once per stretch; after a restart, return its result.
+
+        The result must be plain JSON. A plain action runs in a thread.
+        """
+        ...
+
+    async def command(
+        self,
+        name: str,
+        start: Callable[[], tuple[list[str], dict[str, str]]],
+        *,
+        log: Path,
+        timeout_s: float,
+    ) -> Finished:
+        """Run a subprocess as a step: preemptible, killed as a group, dead with the engine.
+
+        stdout and stderr are appended to `log`.
+        """
+        ...
+
+    def launch(self) -> None:
+        """Take work. The process must hold the engine's lock."""
+        ...
+
+    def close(self) -> None:
+        """Stop taking work and let go of the lock."""
+        ...
+
+    def states(self, ids: Sequence[str]) -> dict[str, str]:
+        """Map each known id to ``waiting``, ``running``, ``done``, ``failed``, ``cancelled``."""
+        ...
+
+
+class Notifier(Protocol):
+    """Tells people."""
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Deliver at least once; raise UnreachableError when it could not.
+
+        `message` has ``kind``, ``model``, ``subject``, ``text``, ``url`` and ``at``.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """The time of day, handed down so that tests can set it."""
+
+    def __call__(self) -> datetime:
+        """Return now, in UTC."""
+        ...

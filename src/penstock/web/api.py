@@ -1,0 +1,445 @@
+"""The API: what pages show and do, as JSON, for the command line and for scripts.
+
+Every answer is ``{"schema": "penstock.<thing>/1", "data": …}`` or ``{"error": …}``. An act answers
+with ``text``, what was done as a sentence, and ``next``, the command that usually follows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.responses import Response, StreamingResponse
+
+from penstock import __version__
+from penstock.check import dossier
+from penstock.domain import Run
+from penstock.errors import NotFoundError, UsageError
+from penstock.records import approvals, fleet, rollouts, runs
+from penstock.web import events, git, views
+from penstock.web.access import require
+from penstock.web.control import Control
+from penstock.web.envelope import answer
+from penstock.web.words import duration
+
+MAX_LABELS = 100_000
+Body = TypeVar("Body", bound=BaseModel)
+_STREAM_HEADERS = {"X-Accel-Buffering": "no"}
+
+
+class Act(BaseModel):
+    """Body of an act: who does it is known already."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = ""
+    to: int | None = None
+    """A share in percent, or a version's number, as the act says."""
+
+
+class MonitorRun(BaseModel):
+    """Body that asks for a period to be checked now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str
+
+
+class PushedRef(BaseModel):
+    """What a hook tells."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    ref: str
+    commit: str
+    config: str | None = None
+    pusher: str = ""
+
+
+async def act_of(request: Request) -> Act:
+    """Read an act's body; none is an act without a reason."""
+    return _read(Act, await request.body() or b"{}")
+
+
+async def monitor_run_of(request: Request) -> MonitorRun:
+    """Read which period to check."""
+    return _read(MonitorRun, await request.body())
+
+
+async def pushed_ref_of(request: Request) -> PushedRef:
+    """Read what a hook tells."""
+    return _read(PushedRef, await request.body())
+
+
+async def labels_of(request: Request) -> dict[str, Any]:
+    """Read labels by prediction id, from JSON or CSV."""
+    content = await request.body()
+    if request.headers.get("content-type", "").startswith("text/csv"):
+        return _labels_csv(content)
+    return _labels_json(content)
+
+
+def _read(kind: type[Body], content: bytes) -> Body:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors()
+        )
+        raise UsageError(
+            "PS828", f"The request is not understood: {told}.", hint="Look at the API's page."
+        ) from None
+
+
+def _labels_json(content: bytes) -> dict[str, Any]:
+    hint = 'Send {"labels": [{"id": "…", "value": …}]}, or CSV with the columns id and value.'
+    try:
+        document: Any = json.loads(content)
+        rows = cast("list[Mapping[str, Any]]", document["labels"])
+        found = {str(row["id"]): row["value"] for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError("PS829", f"These are no labels ({error!r}).", hint=hint) from None
+    return _few(found)
+
+
+def _labels_csv(content: bytes) -> dict[str, Any]:
+    hint = "Send a CSV file in UTF-8 with the columns id and value."
+    try:
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+        found: dict[str, Any] = {row["id"]: row["value"] for row in rows}
+    except (UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise UsageError("PS829", f"These are no labels ({error!r}).", hint=hint) from None
+    return _few(found)
+
+
+def _few(found: dict[str, Any]) -> dict[str, Any]:
+    if len(found) > MAX_LABELS:
+        raise UsageError(
+            "PS829",
+            f"{len(found):,} labels in one request; at most {MAX_LABELS:,} are taken.",
+            hint="Send them in parts.",
+        )
+    if any(value is None or isinstance(value, (dict, list)) for value in found.values()):
+        raise UsageError(
+            "PS829", "A label is empty or no single value.", hint="Send text, a number or true."
+        )
+    return found
+
+
+ActBody = Annotated[Act, Depends(act_of)]
+MonitorBody = Annotated[MonitorRun, Depends(monitor_run_of)]
+Pushed = Annotated[PushedRef, Depends(pushed_ref_of)]
+Labels = Annotated[dict[str, Any], Depends(labels_of)]
+
+
+def routes(control: Control) -> APIRouter:
+    """Return every route below /api and /internal."""
+    router = APIRouter()
+    for part in (_look, _models, _runs, _decisions, _operate, _hooks):
+        part(router, control)
+    return router
+
+
+def _look(router: APIRouter, control: Control) -> None:
+    @router.get("/api/health")
+    def health(request: Request) -> Response:
+        require(request, "read")
+        with control.database.read() as connection:
+            counted = fleet.counts(connection, now=control.clock())
+        return answer(
+            "health",
+            {
+                "version": __version__,
+                "predict_url": control.predict_url,
+                "models": counted,
+                "now": control.clock(),
+            },
+        )
+
+    @router.get("/api/journal")
+    def entries(request: Request, after: int = 0) -> Response:
+        require(request, "read")
+        with control.database.read() as connection:
+            found = fleet.journal_after(connection, after)
+        told = [views.entry_json(entry) for entry in found]
+        more = found[-1].seq if len(found) == fleet.PAGE else None
+        return answer("journal", {"entries": told, "next": more})
+
+
+def _models(router: APIRouter, control: Control) -> None:
+    @router.get("/api/models")
+    def models(
+        request: Request,
+        q: str = "",
+        state: str = "",
+        team: str = "",
+        risk: str = "",
+        after: str | None = None,
+    ) -> Response:
+        require(request, "read")
+        which = fleet.Filter(q, state, team, risk)
+        page = views.fleet_page(control, which, after)
+        told = [views.fleet_json(row) for row in page.rows]
+        return answer("models", {"models": told, "next": page.next, "total": page.total})
+
+    @router.get("/api/models/{name}")
+    def model(request: Request, name: str) -> Response:
+        require(request, "read", name)
+        view = views.model_view(control, name)
+        return answer(
+            "model",
+            {
+                **views.fleet_json(view.row),
+                "release_branch": view.model.release_branch,
+                "predict_url": f"{control.predict_url}/v2/models/{name}/infer",
+                "deployments": view.deployments,
+                "alerts": view.row.at.alerts,
+                "versions": [
+                    {"number": v.number, "run": v.run_id, "artifact_digest": v.artifact_digest}
+                    for v in view.versions
+                ],
+            },
+        )
+
+    @router.get("/api/models/{name}/history")
+    def history(request: Request, name: str) -> Response:
+        require(request, "read", name)
+        return answer("history", views.history(control, name))
+
+    @router.get("/api/models/{name}/monitor")
+    def monitor(request: Request, name: str) -> Response:
+        require(request, "read", name)
+        view = views.model_view(control, name)
+        told = {"monitors": view.monitors, "alerts": view.alerts, "periods": view.periods[:30]}
+        return answer("monitor", told)
+
+
+def _runs(router: APIRouter, control: Control) -> None:
+    @router.get("/api/runs")
+    def listed(request: Request, model: str | None = None, before: int | None = None) -> Response:
+        require(request, "read", model or "*")
+        with control.database.read() as connection:
+            if model is not None:
+                runs.model_of(connection, model)
+            found = runs.runs(connection, model_name=model, before=before, most=fleet.PAGE)
+        more = found[-1].id if len(found) == fleet.PAGE else None
+        return answer("runs", {"runs": found, "next": more})
+
+    @router.get("/api/runs/{run_id}")
+    def run(request: Request, run_id: int) -> Response:
+        _run_for(control, request, "read", run_id)
+        return answer("run", views.run_json(events.standing(control, run_id)))
+
+    @router.get("/api/runs/{run_id}/log")
+    def log(request: Request, run_id: int, step: str | None = None, after: int = 0) -> Response:
+        _run_for(control, request, "read", run_id)
+        at = events.standing(control, run_id)
+        return answer("log", log_piece(control, at, step, max(0, after)))
+
+    @router.get("/api/runs/{run_id}/stream")
+    def stream(request: Request, run_id: int) -> Response:
+        _run_for(control, request, "read", run_id)
+        return _text_stream(control, run_id)
+
+    @router.post("/api/runs/{run_id}/abort")
+    def abort(request: Request, run_id: int, act: ActBody) -> Response:
+        person, run = _run_for(control, request, "push", run_id)
+        control.acts.abort(person, run_id, act.reason)
+        return _done(f"Run {run_id} of {run.version} ends.", f"penstock status {run.model}")
+
+    @router.post("/api/runs/{run_id}/retry")
+    def retry(request: Request, run_id: int) -> Response:
+        person, run = _run_for(control, request, "push", run_id)
+        again = control.acts.retry(person, run_id)
+        text = f"Run {run_id} of {run.version} goes on, attempt {again.attempt}."
+        return _done(text, f"penstock watch {run_id}")
+
+
+def log_piece(
+    control: Control, at: events.Standing, step: str | None, after: int
+) -> dict[str, Any]:
+    """Return a piece of a step's log, or of all steps' logs one behind the other."""
+    steps = at.steps
+    if step is not None:
+        stage, _, name = step.rpartition("/")
+        steps = [s for s in steps if s.name == name and stage in {"", s.stage}]
+        if not steps:
+            there = ", ".join(f"{s.stage}/{s.name}" for s in at.steps) or "none yet"
+            raise NotFoundError(
+                "PS836",
+                f"Run {at.run.id} has no step {step!r}; it has {there}.",
+                hint="Leave the step out to see all.",
+            )
+    logs = [control.home / s.log for s in steps if s.log is not None]
+    text, next_, more = _piece(logs, after)
+    ended = at.exit_code is not None and at.running is None
+    return {"text": text, "next": next_, "more": more, "ended": ended}
+
+
+def _piece(logs: list[Path], after: int) -> tuple[str, int, bool]:
+    """Read from the logs as if they were one file; each only grows while it is the last."""
+    begins = 0
+    for number, path in enumerate(logs):
+        size = path.stat().st_size if path.exists() else 0
+        if after < begins + size:
+            content = events.read_log(path, after - begins)
+            lines = events.plain_lines(content)
+            end = after + len(content)
+            more = end < begins + size or number < len(logs) - 1
+            return "".join(f"{line}\n" for line in lines), end, more
+        begins += size
+    return "", after, False
+
+
+def _decisions(router: APIRouter, control: Control) -> None:
+    @router.get("/api/approvals")
+    def asked(request: Request) -> Response:
+        require(request, "read")
+        with control.database.read() as connection:
+            found = approvals.asked(connection)
+        told = [
+            {"id": a.id, "model": a.model, "number": a.number, "run": a.run_id, "needed": a.needed}
+            | {"lead": a.dossier.get("lead"), "asked_at": a.asked_at, "expires_at": a.expires_at}
+            for a in found
+        ]
+        return answer("approvals", {"approvals": told})
+
+    @router.get("/api/approvals/{approval_id}")
+    def one(request: Request, approval_id: int) -> Response:
+        view = views.approval_view(control, approval_id)
+        require(request, "read", view.approval.model)
+        text = (
+            dossier.markdown(view.approval.dossier)
+            if view.approval.dossier.get("schema") == dossier.SCHEMA
+            else None
+        )
+        told = {f: getattr(view.approval, f) for f in view.approval.__slots__}
+        return answer("approval", {**told, "votes": view.votes, "markdown": text})
+
+    @router.post("/api/approvals/{approval_id}/approve")
+    def approve(request: Request, approval_id: int, act: ActBody) -> Response:
+        return answer("act", decide(control, request, approval_id, yes=True, reason=act.reason))
+
+    @router.post("/api/approvals/{approval_id}/reject")
+    def reject(request: Request, approval_id: int, act: ActBody) -> Response:
+        return answer("act", decide(control, request, approval_id, yes=False, reason=act.reason))
+
+
+def decide(
+    control: Control, request: Request, approval_id: int, *, yes: bool, reason: str
+) -> dict[str, Any]:
+    """Record one person's yes or no, and say what came of it."""
+    with control.database.read() as connection:
+        asked = approvals.get(connection, approval_id)
+    person = require(request, "approve", asked.model)
+    version = f"{asked.model}@{asked.number}"
+    if not yes:
+        control.acts.reject(person, approval_id, reason)
+        return {"text": f"{version} is rejected.", "next": f"penstock history {asked.model}"}
+    control.acts.approve(person, approval_id, reason)
+    with control.database.read() as connection:
+        now = approvals.get(connection, approval_id)
+        said = sum(v.vote == "approve" for v in approvals.votes(connection, approval_id))
+    if now.state == "asked":
+        text = f"Your yes to {version} is kept: {said} of {now.needed}."
+        return {"text": text, "next": f"penstock status {asked.model}"}
+    text = f"{version} is approved and goes to production."
+    return {"text": text, "next": f"penstock watch {asked.run_id}"}
+
+
+def _operate(router: APIRouter, control: Control) -> None:
+    @router.get("/api/rollouts/{rollout_id}")
+    def rollout(request: Request, rollout_id: int) -> Response:
+        view = views.rollout_view(control, rollout_id)
+        require(request, "read", view.rollout.model)
+        return answer("rollout", view)
+
+    @router.post("/api/models/{name}/promote")
+    def promote(request: Request, name: str, act: ActBody) -> Response:
+        person = require(request, "operate", name)
+        after = control.acts.promote(person, name, act.to)
+        text = f"{name}@{after.challenger} gets {after.share} % of the requests."
+        return _done(text, f"penstock status {name}")
+
+    @router.post("/api/models/{name}/pause")
+    def pause(request: Request, name: str, _act: ActBody) -> Response:
+        after = control.acts.pause(require(request, "operate", name), name)
+        until = after.hold_until
+        held = duration((until - control.clock()).total_seconds()) if until else "a while"
+        text = f"{name}@{after.challenger} stays at {after.share} %; unanswered, back in {held}."
+        return _done(text, f"penstock resume {name}")
+
+    @router.post("/api/models/{name}/resume")
+    def resume(request: Request, name: str, _act: ActBody) -> Response:
+        after = control.acts.resume(require(request, "operate", name), name)
+        text = f"{name}@{after.challenger} goes on at {after.share} %."
+        return _done(text, f"penstock status {name}")
+
+    @router.post("/api/models/{name}/rollback")
+    def rollback(request: Request, name: str, act: ActBody) -> Response:
+        person = require(request, "operate", name)
+        control.acts.roll_back(person, name, act.to, act.reason)
+        with control.database.read() as connection:
+            champion = rollouts.champion(connection, name)
+        serves = "No version" if champion is None else f"{name}@{champion.number}"
+        return _done(f"{serves} gets all requests.", f"penstock history {name}")
+
+    @router.post("/api/models/{name}/labels")
+    def labels(request: Request, name: str, given: Labels) -> Response:
+        require(request, "label", name)
+        new = control.acts.add_labels(name, given)
+        text = f"{len(given):,} labels kept, {new:,} of them new."
+        return answer("labels", {"kept": len(given), "new": new, "text": text})
+
+    @router.post("/api/models/{name}/monitor")
+    def monitor(request: Request, name: str, asked: MonitorBody) -> Response:
+        person = require(request, "operate", name)
+        occasion = control.acts.run_monitor(person, name, asked.run)
+        told = {"text": f"The {asked.run} of {name} is being checked.", "occasion": occasion}
+        return answer("monitor", {**told, "next": f"penstock monitor {name}"})
+
+
+def _hooks(router: APIRouter, control: Control) -> None:
+    @router.post("/internal/git/check")
+    def check(pushed: Pushed) -> Response:
+        lines = git.check(pushed.model, pushed.config)
+        return answer("check", {"ok": not lines, "lines": lines})
+
+    @router.post("/internal/git/received")
+    def received(pushed: Pushed) -> Response:
+        run = git.received(control, pushed.model, pushed.ref, pushed.commit, pusher=pushed.pusher)
+        watch = f"penstock watch {run.id}"
+        lines = [
+            f"Penstock run {run.id} for {run.version} started",
+            f"  follow  {watch}      or {control.settings.address}/runs/{run.id}",
+        ]
+        return answer("received", {"run": run.id, "lines": lines})
+
+    @router.get("/internal/runs/{run_id}/stream")
+    def stream(run_id: int) -> Response:
+        with control.database.read() as connection:
+            runs.get(connection, run_id)
+        return _text_stream(control, run_id)
+
+
+def _run_for(control: Control, request: Request, action: str, run_id: int) -> tuple[str, Run]:
+    with control.database.read() as connection:
+        run = runs.get(connection, run_id)
+    return require(request, action, run.model), run
+
+
+def _text_stream(control: Control, run_id: int) -> Response:
+    return StreamingResponse(
+        events.text(control, run_id), headers=_STREAM_HEADERS, media_type="text/plain"
+    )
+
+
+def _done(text: str, following: str) -> Response:
+    return answer("act", {"text": text, "next": following})

@@ -1,0 +1,86 @@
+"""What the web application works with; wiring.py makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from penstock.config import ServerSettings
+from penstock.domain import Rollout, Run
+from penstock.ports import Clock
+from penstock.records.database import Database
+from penstock.records.runs import Push
+
+
+class Acts(Protocol):
+    """Everything that a person can do; each is one transaction, done by `actor`."""
+
+    def register_model(self, actor: str, model: str) -> None:
+        """Make a model known."""
+        ...
+
+    def start_run(self, actor: str, push: Push) -> Run:
+        """Start the run of a pushed commit; the same push again gives the same run."""
+        ...
+
+    def approve(self, actor: str, approval_id: int, reason: str) -> None:
+        """Say yes to an approval."""
+        ...
+
+    def reject(self, actor: str, approval_id: int, reason: str) -> None:
+        """Say no to an approval."""
+        ...
+
+    def abort(self, actor: str, run_id: int, reason: str) -> Run:
+        """End a run."""
+        ...
+
+    def retry(self, actor: str, run_id: int) -> Run:
+        """Go on with a failed run."""
+        ...
+
+    def promote(self, actor: str, model: str, share: int | None) -> Rollout:
+        """Take the live rollout further."""
+        ...
+
+    def pause(self, actor: str, model: str) -> Rollout:
+        """Hold the live rollout."""
+        ...
+
+    def resume(self, actor: str, model: str) -> Rollout:
+        """Let a held rollout go on."""
+        ...
+
+    def roll_back(self, actor: str, model: str, to: int | None, reason: str) -> Rollout:
+        """End a canary, or go back to a version that is still loaded."""
+        ...
+
+    def run_monitor(self, actor: str, model: str, period: str) -> str:
+        """Let a period be checked now; return the occasion of its results."""
+        ...
+
+    def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:
+        """Keep true answers by prediction id; return how many were new."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The records, the acts, and where things are."""
+
+    database: Database
+    home: Path
+    acts: Acts
+    settings: ServerSettings
+    predict_url: str
+    """Where predictions are answered, ``http://127.0.0.1:8421``."""
+    hook_secret: str
+    """What git's hooks prove themselves with."""
+    clock: Clock
+
+    @property
+    def repositories(self) -> Path:
+        """Where the bare repositories lie."""
+        return self.home / "repositories"

@@ -1,0 +1,406 @@
+"""The composition root: the only module that knows which adapter stands behind each port.
+
+serve -> supervisor -> control   dashboard, API, git       (penstock serve --only control)
+-> engine    the pipeline's stretches  (--only engine)
+-> gateway   predictions, workers      (--only gateway)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from penstock.config import ServerSettings
+from penstock.domain import Deployment
+from penstock.errors import UnreachableError, UsageError
+from penstock.ports import ArtifactStore, Sandbox
+
+if TYPE_CHECKING:  # for start-up time: what a process does not use, it does not import
+    from penstock.adapters.dbos_engine import DbosEngine
+    from penstock.pipeline.acts import Acts
+    from penstock.pipeline.tools import Tools
+    from penstock.pipeline.workers import Workers
+    from penstock.records.database import Database
+
+PARTS = ("control", "engine", "gateway")
+PAUSES_S = (0.0, 0.2, 0.5, 1.0, 2.0)
+"""Before a part that died is started again; the last one stays."""
+STEADY_S = 30.0
+TICK_S = 60
+_FOLDERS = ("run", "runs", "models", "log", "parquet", "repositories", "secrets")
+
+_logger = logging.getLogger(__name__)
+
+
+def clock() -> datetime:
+    """Return now."""
+    return datetime.now(UTC)
+
+
+def sandbox(home: Path, settings: ServerSettings) -> Sandbox:
+    """Return the sandbox that this machine offers."""
+    from penstock.adapters.bubblewrap import Bubblewrap
+
+    return Bubblewrap(home, settings.sandbox.mode)
+
+
+def database_url(home: Path) -> str:
+    """Return the embedded database's address."""
+    return f"sqlite:///{home / 'penstock.db'}"
+
+
+def database(home: Path) -> Database:
+    """Return the records, brought to this release's schema."""
+    from penstock.records.database import Database
+
+    prepare(home)
+    made = Database(database_url(home), clock=clock)
+    made.migrate()
+    return made
+
+
+def prepare(home: Path) -> None:
+    """Make the home's folders; a home that cannot be written is said at once."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        for name in _FOLDERS:
+            (home / name).mkdir(exist_ok=True)
+        (home / "secrets").chmod(0o700)
+    except OSError as error:
+        raise UnreachableError(
+            "PS811",
+            f"PENSTOCK_HOME {home} cannot be used: {error.strerror}.",
+            hint="Set PENSTOCK_HOME to a folder that you may write to.",
+        ) from error
+
+
+def secret(home: Path, name: str) -> str:
+    """Return a secret of this home, made at the first call."""
+    path = home / "secrets" / name
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text(encoding="ascii")
+
+
+def store(home: Path) -> ArtifactStore:
+    """Return the artifact store."""
+    from penstock.adapters.file_store import FileStore
+
+    return FileStore(home / "artifacts")
+
+
+def engine(home: Path) -> DbosEngine:
+    """Return the engine, not launched."""
+    from penstock.adapters.dbos_engine import DbosEngine
+
+    return DbosEngine(database_url(home), home=home, executor_id=f"{socket.gethostname()}-0")
+
+
+def workers(home: Path, settings: ServerSettings) -> Workers:
+    """Return what starts workers."""
+    from penstock.adapters.uv_environments import UvEnvironments
+    from penstock.pipeline.workers import Workers
+
+    held = sandbox(home, settings)
+    return Workers(held, UvEnvironments(home, held))
+
+
+def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
+    """Return what the pipeline works with."""
+    from penstock.adapters.notifiers import LogNotifier, Notifiers, WebhookNotifier
+    from penstock.pipeline.tools import Tools
+
+    started = workers(home, settings)
+    key = secret(home, "webhook").encode()
+    return Tools(
+        home=home,
+        database=database(home),
+        engine=work,
+        store=store(home),
+        sandbox=started.sandbox,
+        environments=started.environments,
+        workers=started,
+        notifier=Notifiers(
+            [
+                LogNotifier(home / "notifications.log"),
+                *(WebhookNotifier(url, key) for url in settings.notify.webhooks),
+            ]
+        ),
+        clock=clock,
+        predict_url=predict_url(settings),
+        url=settings.address,
+        reached=_fail_point(home, os.environ),
+    )
+
+
+def _fail_point(home: Path, environ: Mapping[str, str]) -> Callable[[str], None]:
+    """Return what is told of every point at which a crash must do no harm.
+
+    ``PENSTOCK_FAIL=build/store:after,test/decide:begun`` kills the process with signal 9 at
+    each of these points, once: how the tests prove the promise on a real process.
+    """
+    wanted = frozenset(environ.get("PENSTOCK_FAIL", "").split(",")) - {""}
+
+    def reached(point: str) -> None:
+        if point not in wanted:
+            return
+        mark = home / "run" / ("killed-" + point.replace("/", "-").replace(" ", "-"))
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
+
+
+def run_engine(home: Path, settings: ServerSettings) -> None:
+    """Run the pipeline's stretches until told to stop."""
+    from penstock.pipeline import Pipeline
+
+    work = engine(home)
+    pipeline = Pipeline(tools(home, settings, work))
+    pipeline.register()
+    work.every(TICK_S, "tick")
+    work.launch()
+    _logger.info("engine ready")
+    pipeline.heal()
+    _until_stopped()
+    work.close()
+
+
+def run_gateway(home: Path, settings: ServerSettings) -> None:
+    """Answer predictions until told to stop."""
+    from penstock.build import pack
+    from penstock.inference.gateway import Gateway, GatewaySettings, serve
+    from penstock.records import rollouts
+
+    records, kept, made = database(home), store(home), workers(home, settings)
+
+    def routes() -> Sequence[Deployment]:
+        with records.read() as connection:
+            return rollouts.deployments(connection)
+
+    def start_worker(deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
+        folder = pack.unpack(deployment.artifact_digest, kept, home / "models")
+        command = made.command(folder, deployment.lock_digest, [], socket=path)
+        return made.sandbox.start(command, stderr=subprocess.PIPE)
+
+    gateway = Gateway(
+        GatewaySettings(allowed_hosts=tuple(settings.allowed_hosts)),
+        routes,
+        start_worker,
+        home / "log",
+        home / "run" / "routes.json",
+        clock,
+    )
+    serve(gateway, settings.host, settings.predict_port)
+
+
+def run_control(home: Path, settings: ServerSettings) -> None:
+    """Become the process of the dashboard, the API and git."""
+    argv = _control_argv(home, settings)
+    os.execv(argv[0], argv)  # noqa: S606 -- our own interpreter and module
+
+
+def _control_argv(home: Path, settings: ServerSettings) -> list[str]:
+    # The web application stands above this module, so it is started, not imported.
+    return [sys.executable, "-m", "penstock.web", str(home), settings.model_dump_json()]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlParts:
+    """What the web application works with."""
+
+    database: Database
+    acts: Acts
+    hook_secret: str
+
+
+def control(home: Path, settings: ServerSettings) -> ControlParts:
+    """Make what the web application works with."""
+    from penstock.pipeline.acts import Acts
+
+    records, work = database(home), engine(home)
+    return ControlParts(records, Acts(records, work, settings), secret(home, "hook"))
+
+
+def predict_url(settings: ServerSettings) -> str:
+    """Return where this machine's processes reach the gateway."""
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    return f"http://{host}:{settings.predict_port}"
+
+
+_RUN: Mapping[str, Callable[[Path, ServerSettings], None]] = {
+    "control": run_control,
+    "engine": run_engine,
+    "gateway": run_gateway,
+}
+
+
+def serve(home: Path, settings: ServerSettings, *, only: str | None = None) -> None:
+    """Run the server, or one part of it, until it is told to stop."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    for name in ("httpx", "alembic", "dbos"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    _loopback_only(settings)
+    if only is not None:
+        if "PENSTOCK_PART" in os.environ:
+            end_with_parent()
+        _RUN[only](home, settings)
+        return
+    database(home).close()
+    engine(home).close()
+    _ports_free(settings)
+    _say_sandbox(home, settings)
+    Supervisor(home, settings).run()
+
+
+def _loopback_only(settings: ServerSettings) -> None:
+    if settings.host not in {"127.0.0.1", "::1", "localhost"}:
+        raise UsageError(
+            "PS812",
+            f"{settings.host} would open Penstock to other machines, which is not available yet.",
+            hint="Listen on 127.0.0.1 and let a proxy with TLS stand in front.",
+        )
+
+
+def _ports_free(settings: ServerSettings) -> None:
+    for name, port in (("port", settings.port), ("predict-port", settings.predict_port)):
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((settings.host, port))
+            except OSError as error:
+                raise UnreachableError(
+                    "PS813",
+                    f"{settings.host}:{port} cannot be listened on: {error.strerror}.",
+                    hint=f"Stop what uses it, or choose another: penstock serve --{name} N.",
+                ) from error
+
+
+def _say_sandbox(home: Path, settings: ServerSettings) -> None:
+    found = sandbox(home, settings).level()
+    if found.level != "full":
+        sys.stderr.write(
+            f"! Sandbox {found.level.upper()}: {found.reason}\n"
+            "  Code of models can read what this user can read; versions built now are marked.\n"
+            '  To refuse instead: [sandbox] mode = "required" in server.toml.\n'
+        )
+
+
+def _argv(part: str, home: Path, settings: ServerSettings) -> list[str]:
+    if part == "control":
+        return _control_argv(home, settings)
+    program = "from penstock.cli import main; main()"
+    ports = ["--port", str(settings.port), "--predict-port", str(settings.predict_port)]
+    options = ["--host", settings.host, *ports, "--only", part]
+    return [sys.executable, "-c", program, "serve", *options]
+
+
+class Supervisor:
+    """Starts the three parts by handle, starts again what dies, and ends them together."""
+
+    def __init__(self, home: Path, settings: ServerSettings) -> None:
+        self._home = home
+        self._settings = settings
+        self._stop = threading.Event()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._deaths: dict[str, list[float]] = {part: [] for part in PARTS}
+
+    def run(self) -> None:
+        """Keep the parts running until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told)
+        for part in PARTS:
+            self._start(part)
+        sys.stderr.write(self._greeting())
+        while not self._stop.wait(0.1):
+            for part, child in list(self._children.items()):
+                if child.poll() is not None:
+                    self._again(part, child.returncode)
+        self._end()
+
+    def _told(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def _greeting(self) -> str:
+        predict = f"http://{self._settings.host}:{self._settings.predict_port}"
+        return (
+            f"Penstock · {self._settings.address} dashboard, API, git · {predict} predictions · "
+            f"{self._home}\nOnly this computer may connect. Stop with Ctrl-C.\n"
+        )
+
+    def _start(self, part: str) -> None:
+        log = (self._home / f"{part}.log").open("ab")
+        self._children[part] = subprocess.Popen(
+            _argv(part, self._home, self._settings),
+            stdin=subprocess.PIPE,  # closed when we die, whatever kills us: the part then ends
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PENSTOCK_HOME": str(self._home), "PENSTOCK_PART": part},
+            start_new_session=True,
+        )
+        log.close()
+        (self._home / "run" / f"{part}.pid").write_text(str(self._children[part].pid))
+
+    def _again(self, part: str, code: int) -> None:
+        now = time.monotonic()
+        deaths = [at for at in self._deaths[part] if now - at < STEADY_S]
+        self._deaths[part] = [*deaths, now]
+        pause_s = PAUSES_S[min(len(deaths), len(PAUSES_S) - 1)]
+        sys.stderr.write(f"! {part} ended with {code}; starting it again in {pause_s:g} s\n")
+        if not self._stop.wait(pause_s):
+            self._start(part)
+
+    def _end(self) -> None:
+        for child in self._children.values():
+            child.terminate()
+        ends = time.monotonic() + 15
+        for child in self._children.values():
+            try:
+                child.wait(max(0.1, ends - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                assert child.pid > 1, "a process group of ours"
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+def _until_stopped() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stop = threading.Event()
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told)
+    while not stop.wait(1.0):
+        pass
+
+
+def end_with_parent() -> None:
+    """End this part when the supervisor is gone: its end of our stdin closes then."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="supervisor-watch").start()

@@ -1,0 +1,449 @@
+"""What Environments must do: with real uv, in the real sandbox, from wheels made by hand."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.adapters.bubblewrap import Bubblewrap
+from penstock.adapters.uv_environments import UvEnvironments
+from penstock.build.detect import dependency_file
+from penstock.errors import NotFoundError, StoppedError, UnreachableError
+from penstock.ports import Command, Environments
+from tests.contract.wheels import make_uv_lock, make_wheel
+from tests.fakes import PresentEnvironments
+
+NEEDS_ALPHA = (
+    '[project]\nname = "p"\nversion = "1"\nrequires-python = ">=3.9"\n'
+    'dependencies = ["demo-alpha"]\n'
+)
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    make_wheel(folder, "demo-alpha", "1.0", requires=["demo-beta<2"])
+    make_wheel(folder, "demo-alpha", "2.0", requires=["demo-beta<2"])
+    make_wheel(folder, "demo-beta", "1.5")
+    make_wheel(folder, "demo-beta", "2.0")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("UV_")]:
+        monkeypatch.delenv(name)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def environments(home: Path, wheels: Path) -> UvEnvironments:
+    index = ("--no-index", "--find-links", str(wheels))
+    return UvEnvironments(home, Bubblewrap(home), index=index)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def locked(environments: Environments, project: Path, **more: Any) -> tuple[str, Path]:
+    lock = project.parent / "requirements.lock"
+    return environments.lock(project, lock, log=project.parent / "log", **more), lock
+
+
+def pinned(lock: Path) -> list[str]:
+    return [line.split()[0] for line in lock.read_text().splitlines() if "==" in line]
+
+
+ENVIRONMENTS: dict[str, Callable[[UvEnvironments], Environments]] = {
+    "uv": lambda made: made,
+    "fake": lambda _: PresentEnvironments(),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
+def test_a_project_that_needs_nothing_gets_a_python_that_runs(
+    name: str, environments: UvEnvironments, project: Path, log: Path
+) -> None:
+    chosen = ENVIRONMENTS[name](environments)
+    digest, lock = locked(chosen, project)
+
+    python = chosen.ready(lock, log=log)
+
+    subprocess.run([python, "-c", "import json"], check=True)
+    assert chosen.python(digest) == python
+
+
+@pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
+def test_the_same_project_has_the_same_lock_and_environment(
+    name: str, environments: UvEnvironments, project: Path, log: Path
+) -> None:
+    chosen = ENVIRONMENTS[name](environments)
+
+    first, lock = locked(chosen, project)
+    python = chosen.ready(lock, log=log)
+    second, lock = locked(chosen, project)
+
+    assert first == second
+    assert chosen.ready(lock, log=log) == python
+
+
+def test_requirements_are_resolved_to_pins_with_hashes_and_no_address(
+    environments: UvEnvironments, project: Path, wheels: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-alpha>=1  # the newest will do\n")
+
+    _, lock = locked(environments, project)
+
+    assert pinned(lock) == ["demo-alpha==2.0", "demo-beta==1.5"]
+    assert lock.read_text().count("--hash=sha256:") == 2
+    assert str(wheels) not in lock.read_text()
+    assert "index" not in lock.read_text()
+
+
+def test_the_environment_holds_what_the_lock_says_compiled_and_read_only(
+    environments: UvEnvironments, project: Path, home: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-alpha==1.0\n")
+    _, lock = locked(environments, project)
+
+    python = environments.ready(lock, log=log)
+    folder = python.parent.parent
+    show = "import demo_alpha as a, demo_beta as b; print(a.VERSION, b.VERSION)"
+    command = Command([str(python), "-c", show], cwd=project, read=[project, folder])
+    process = Bubblewrap(home).start(command, stdout=subprocess.PIPE)
+    said, _ = process.communicate(timeout=60)
+
+    assert said.split() == [b"1.0", b"1.5"]
+    module = next(folder.rglob("demo_alpha.py"))
+    assert module.stat().st_mode & 0o222 == 0
+    assert list(folder.rglob("demo_alpha.*.pyc"))
+
+
+def test_an_environment_that_is_there_is_used_without_asking_uv(
+    environments: UvEnvironments, project: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-beta\n")
+    _, lock = locked(environments, project)
+    environments.ready(lock, log=log)
+    said = log.read_text()
+
+    environments.ready(lock, log=log)
+
+    assert log.read_text() == said
+
+
+def test_builders_at_once_make_one_environment(
+    environments: UvEnvironments, project: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-beta\n")
+    _, lock = locked(environments, project)
+    pythons = list[Path]()
+    builders = [
+        threading.Thread(target=lambda: pythons.append(environments.ready(lock, log=log)))
+        for _ in range(3)
+    ]
+
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+
+    assert len(pythons) == 3
+    assert len(set(pythons)) == 1
+    assert log.read_text().count("$ uv venv") == 1
+
+
+def test_a_half_made_environment_is_made_anew(
+    environments: UvEnvironments, project: Path, home: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-beta\n")
+    digest, lock = locked(environments, project)
+    (home / "envs" / digest / "bin").mkdir(parents=True)
+    (home / "envs" / digest / "bin" / "python").write_text("cut off")
+
+    with pytest.raises(NotFoundError):
+        environments.python(digest)
+    python = environments.ready(lock, log=log)
+
+    subprocess.run([python, "-c", "import demo_beta"], check=True)
+
+
+def test_extra_and_override_of_the_configuration_count(
+    environments: UvEnvironments, project: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-beta>=2\n")
+
+    plain, lock = locked(environments, project)
+    before = pinned(lock)
+    more = {"extra": ["demo-alpha<2"], "override": ["demo-beta==1.5"]}
+    changed, lock = locked(environments, project, **more)
+
+    assert before == ["demo-beta==2.0"]
+    assert pinned(lock) == ["demo-alpha==1.0", "demo-beta==1.5"]
+    assert plain != changed
+
+
+def test_extra_counts_without_any_dependency_file(
+    environments: UvEnvironments, project: Path
+) -> None:
+    _, lock = locked(environments, project, extra=["demo-beta"])
+
+    assert pinned(lock) == ["demo-beta==2.0"]
+
+
+def test_included_files_and_constraints_count(environments: UvEnvironments, project: Path) -> None:
+    (project / "more").mkdir()
+    (project / "requirements.txt").write_text("-r more/base.txt\n-c limits.txt\n")
+    (project / "more" / "base.txt").write_text("demo-alpha \\\n  >=1\n")
+    (project / "limits.txt").write_text("demo-alpha<2\n")
+
+    _, lock = locked(environments, project)
+
+    assert pinned(lock) == ["demo-alpha==1.0", "demo-beta==1.5"]
+
+
+def test_the_standard_table_of_pyproject_is_read_and_its_build_never_runs(
+    environments: UvEnvironments, project: Path
+) -> None:
+    build = '[build-system]\nrequires = []\nbuild-backend = "evil"\nbackend-path = ["."]\n'
+    (project / "pyproject.toml").write_text(NEEDS_ALPHA + build)
+    (project / "evil.py").write_text("open('ran', 'w').write('x')\n")
+
+    _, lock = locked(environments, project)
+
+    assert pinned(lock) == ["demo-alpha==2.0", "demo-beta==1.5"]
+    assert not (project / "ran").exists()
+
+
+def test_a_lock_of_uv_is_taken_as_it_is(
+    environments: UvEnvironments, project: Path, wheels: Path, log: Path
+) -> None:
+    (project / "pyproject.toml").write_text(NEEDS_ALPHA)
+    make_uv_lock(project, wheels)
+
+    digest, lock = locked(environments, project)
+    environments.ready(lock, log=log)
+
+    assert pinned(lock) == ["demo-alpha==1.0", "demo-beta==1.5"]
+    assert environments.python(digest).exists()
+
+
+def test_a_lock_of_uv_and_more_from_the_configuration_are_resolved_together(
+    environments: UvEnvironments, project: Path, wheels: Path
+) -> None:
+    (project / "pyproject.toml").write_text(NEEDS_ALPHA)
+    make_uv_lock(project, wheels)
+
+    _, lock = locked(environments, project, override=["demo-alpha==2.0"])
+
+    assert pinned(lock) == ["demo-alpha==2.0", "demo-beta==1.5"]
+
+
+def test_a_lock_of_uv_that_does_not_fit_its_project_is_refused(
+    environments: UvEnvironments, project: Path, wheels: Path
+) -> None:
+    forgotten = NEEDS_ALPHA.replace('"demo-alpha"', '"demo-alpha", "forgotten"')
+    (project / "pyproject.toml").write_text(forgotten)
+    make_uv_lock(project, wheels)
+
+    with pytest.raises(StoppedError, match=r"PS217 uv\.lock does not fit pyproject\.toml"):
+        locked(environments, project)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("demo-alpha\n--index-url https://evil.example/simple\n", "line 2 has an option"),
+        ("demo-alpha --global-option=x\n", "has an option"),
+        ("-e .\n", "line 1 has an option"),
+        ("--find-links /etc\n", "has an option"),
+        ("demo @ https://evil.example/demo.whl\n", "by address or path"),
+        ("git+https://evil.example/demo\n", "by address or path"),
+        ("./local\n", "by address or path"),
+        ("../outside.whl\n", "by address or path"),
+        ("demo-alpha${SECRET}\n", "by address or path"),
+        ("-r ../../outside.txt\n", "which the project does not have"),
+        ("-r requirements.txt\n", "in a circle"),
+    ],
+)
+def test_a_project_cannot_say_where_packages_come_from(
+    environments: UvEnvironments, project: Path, text: str, said: str
+) -> None:
+    (project / "requirements.txt").write_text(text)
+
+    with pytest.raises(StoppedError, match="PS212") as caught:
+        locked(environments, project)
+
+    assert said in caught.value.what
+
+
+@pytest.mark.parametrize("source", ["git", "url", "path", "directory", "editable"])
+def test_a_lock_with_a_source_that_is_no_index_is_refused(
+    environments: UvEnvironments, project: Path, source: str
+) -> None:
+    (project / "pyproject.toml").write_text(NEEDS_ALPHA)
+    package = f'[[package]]\nname = "evil"\nsource = {{ {source} = "../evil" }}\n'
+    (project / "uv.lock").write_text(f"version = 1\n{package}")
+
+    with pytest.raises(StoppedError, match="takes evil from a"):
+        locked(environments, project)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("environment.yml", "name: p\n", "environment.yml is not read yet"),
+        ("pyproject.toml", "[tool.poetry]\nname = 'p'\n", "[tool.poetry]"),
+        ("pyproject.toml", "[project]\nname='p'\ndynamic=['dependencies']\n", "dynamic"),
+        ("pyproject.toml", "[project]\ndependencies = 'numpy'\n", "not a list"),
+        ("pyproject.toml", "[project\n", "is not TOML"),
+        ("requirements.txt", "\x80", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_a_way_out(
+    environments: UvEnvironments, project: Path, file: str, text: str, said: str
+) -> None:
+    (project / file).write_bytes(text.encode("latin-1"))
+
+    with pytest.raises(StoppedError, match="PS212") as caught:
+        locked(environments, project)
+
+    assert said in caught.value.what
+
+
+def test_requirements_that_cannot_be_met_stop_with_the_reason_and_the_file(
+    environments: UvEnvironments, project: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-alpha\ndemo-beta>=2\n")
+
+    with pytest.raises(StoppedError) as caught:
+        locked(environments, project)
+
+    assert caught.value.code == "PS211"
+    assert "requirements.txt" in caught.value.what
+    assert "demo-beta<2" in caught.value.what
+    assert not (project.parent / "requirements.lock").exists()
+
+
+def test_a_package_that_is_nowhere_stops_with_its_name(
+    environments: UvEnvironments, project: Path
+) -> None:
+    (project / "requirements.txt").write_text("no-such-package\n")
+
+    with pytest.raises(StoppedError, match=r"PS211.*no-such-package"):
+        locked(environments, project)
+
+
+def test_an_index_that_does_not_answer_is_worth_another_try(
+    home: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    index = ("--default-index", f"http://127.0.0.1:{closed}/simple")
+    environments = UvEnvironments(home, Bubblewrap(home), index=index)
+    (project / "requirements.txt").write_text("demo-alpha\n")
+
+    with pytest.raises(UnreachableError, match="PS214"):
+        locked(environments, project)
+
+
+def test_a_python_that_is_not_installed_is_named_beside_the_one_that_is(
+    environments: UvEnvironments, project: Path
+) -> None:
+    with pytest.raises(StoppedError, match=r"PS213 .*asks for Python 3\.2; installed here: 3\."):
+        locked(environments, project, python="3.2")
+
+
+def test_a_project_that_demands_another_python_is_stopped(
+    environments: UvEnvironments, project: Path
+) -> None:
+    (project / "pyproject.toml").write_text(NEEDS_ALPHA.replace(">=3.9", ">=3.99"))
+
+    with pytest.raises(StoppedError, match=r"PS213 pyproject\.toml requires Python >=3\.99"):
+        locked(environments, project)
+
+
+def test_a_python_that_is_installed_may_be_asked_for(home: Path, project: Path) -> None:
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    environments = UvEnvironments(home, Bubblewrap(home), python=Path(sys.executable))
+
+    _, lock = locked(environments, project, python=version)
+
+    assert lock.read_text().startswith(f"# python {version}.")
+
+
+def test_a_wheel_that_changed_since_the_lock_is_refused_and_nothing_is_ready(
+    environments: UvEnvironments, project: Path, wheels: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-beta==2.0\n")
+    digest, lock = locked(environments, project)
+    make_wheel(wheels, "demo-beta", "2.0", requires=["demo-alpha"])
+
+    elsewhere = UvEnvironments(
+        wheels.parent / "elsewhere",
+        Bubblewrap(wheels.parent),
+        index=("--no-index", "--find-links", str(wheels)),
+    )
+
+    with pytest.raises(StoppedError, match=r"(?i)hash mismatch"):
+        elsewhere.ready(lock, log=log)
+
+    with pytest.raises(NotFoundError):
+        elsewhere.python(digest)
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "../../etc"])
+def test_an_environment_that_is_gone_is_not_found(
+    environments: UvEnvironments, digest: str
+) -> None:
+    with pytest.raises(NotFoundError, match="PS216"):
+        environments.python(digest)
+
+
+def test_an_empty_environment_is_quick(
+    environments: UvEnvironments, project: Path, log: Path
+) -> None:
+    _, lock = locked(environments, project)
+    begun = time.monotonic()
+
+    environments.ready(lock, log=log)
+
+    assert time.monotonic() - begun < 3  # 0.2 s alone; other tests share the machine
+
+
+@pytest.mark.parametrize(
+    ("requirements", "used"),
+    [("demo-beta==2.0\n", "requirements.txt"), ("demo-beta>=1\n", "pyproject.toml")],
+)
+def test_the_file_that_a_plan_announces_is_the_file_that_is_used(
+    environments: UvEnvironments, project: Path, log: Path, requirements: str, used: str
+) -> None:
+    (project / "requirements.txt").write_text(requirements)
+    (project / "pyproject.toml").write_text(NEEDS_ALPHA)
+
+    fact, _ = dependency_file(project)
+    locked(environments, project)
+
+    assert fact is not None
+    assert fact.value == used
+    assert f"Dependencies: {used}." in log.read_text()

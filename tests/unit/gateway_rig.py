@@ -1,0 +1,176 @@
+"""A gateway on a free port of the loopback, with real workers, for tests."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from penstock.domain import Deployment, Environment, Role
+from penstock.inference.gateway import Gateway, GatewaySettings, server_of
+from penstock.inference.prediction_log import Entry, read
+
+PROGRAM = Path(__file__).with_name("gateway_worker.py")
+SIGNATURE = {
+    "columns": [{"name": "age", "datatype": "FP64", "optional": False}],
+    "task": "classification",
+    "classes": [0, 1],
+    "positive": 1,
+}
+
+
+def version(
+    number: int, role: Role = Role.CHAMPION, share: int = 100, **changes: Any
+) -> Deployment:
+    facts: dict[str, Any] = {
+        "model": "m",
+        "environment": Environment.PRODUCTION,
+        "number": number,
+        "role": role,
+        "artifact_digest": f"digest{number}",
+        "lock_digest": "lock",
+        "signature": SIGNATURE,
+        "share": share,
+        "generation": 1,
+        "lease_until": None,
+        "rollout_id": None,
+    }
+    return Deployment(**{**facts, **changes})
+
+
+def canary(share: int, *, lease_until: datetime | None = None) -> list[Deployment]:
+    """Version 1 is the champion, version 2 the challenger."""
+    lease = lease_until or datetime.now(UTC) + timedelta(hours=1)  # noqa: TID251  a test's clock
+    return [
+        version(1, share=100 - share),
+        version(2, Role.CHALLENGER, share, lease_until=lease),
+    ]
+
+
+class Rig:
+    """What a test can turn, and ask."""
+
+    def __init__(self, folder: Path, settings: GatewaySettings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.deployments: list[Deployment] = []
+        self.routes_error: Exception | None = None
+        self.start_error: Exception | None = None
+        self.ahead = timedelta(0)
+        """How far the gateway's clock is before the true time."""
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.url = ""
+        self.client = httpx.Client()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead  # noqa: TID251  a test's clock
+
+    def routes(self) -> list[Deployment]:
+        if self.routes_error is not None:
+            raise self.routes_error
+        return list(self.deployments)
+
+    def start_worker(self, deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
+        if self.start_error is not None:
+            raise self.start_error
+        process = start_fake_worker(deployment, path)
+        self.processes.append(process)
+        return process
+
+    def gateway(self) -> Gateway:
+        return Gateway(
+            self.settings,
+            self.routes,
+            self.start_worker,
+            self.folder / "log",
+            self.folder / "run" / "routes.json",
+            self.now,
+        )
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.client.get(self.url + path, headers=headers, timeout=20)
+
+    def post(self, path: str, **asked: Any) -> httpx.Response:
+        return self.client.post(self.url + path, json=asked, timeout=20)
+
+    def ask(self, **asked: Any) -> httpx.Response:
+        return self.post("/v2/models/m/infer", **asked)
+
+    def ask_many(self, each: list[dict[str, Any]]) -> list[httpx.Response]:
+        """Ask all at once, each from a caller of its own."""
+        with ThreadPoolExecutor(max_workers=max(len(each), 1)) as pool:
+            return [asked.result() for asked in [pool.submit(self.ask, **one) for one in each]]
+
+    def workers(self) -> dict[int, dict[str, Any]]:
+        """Map each version's number to what the gateway says about its worker."""
+        return {worker["number"]: worker for worker in self.get("/penstock/workers").json()}
+
+    def states(self) -> dict[int, str]:
+        return {number: worker["state"] for number, worker in self.workers().items()}
+
+    def serve_these(self, deployments: list[Deployment]) -> None:
+        """Change the routes and wait until each version is ready."""
+        self.deployments = deployments
+        wanted = {deployment.number: "ready" for deployment in deployments}
+        self.until(lambda: self.states() == wanted)
+
+    def log(self, environment: str = "production") -> list[Entry]:
+        return list(read(self.folder / "log" / environment / "m"))
+
+    @staticmethod
+    def until(holds: Callable[[], bool], *, timeout_s: float = 20) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not holds():
+            assert time.monotonic() < end_s, "waited in vain"
+            time.sleep(0.01)
+
+
+def start_fake_worker(deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-I", "-S", str(PROGRAM)]
+    argv += ["--socket", str(path), "--number", str(deployment.number)]
+    return subprocess.Popen(argv, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def running(rig: Rig) -> Generator[Rig]:
+    """Serve a rig's gateway in a thread until the end of the block."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    rig.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server = server_of(rig.gateway())
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        rig.until(lambda: server.started)
+        yield rig
+    finally:
+        rig.client.close()
+        rig.client = httpx.Client()
+        server.should_exit = True
+        thread.join()
+        listening.close()
+    assert all(process.poll() is not None for process in rig.processes)
+
+
+@contextmanager
+def a_rig(folder: Path, **settings: Any) -> Generator[Rig]:
+    """Make a rig with sockets in a folder whose path is short."""
+    sockets = Path(tempfile.mkdtemp(prefix="rig"))
+    chosen: dict[str, Any] = {"seed": 1, "sockets": sockets, **settings}
+    rig = Rig(folder, GatewaySettings(**chosen))
+    try:
+        yield rig
+    finally:
+        rig.client.close()
+        shutil.rmtree(sockets)

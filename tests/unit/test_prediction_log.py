@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.inference.prediction_log import (
+    HEADER,
+    ArmCount,
+    Entry,
+    Outcome,
+    PredictionLog,
+    closed_segments,
+    count_arms,
+    encode,
+    read,
+    watermark,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.us = 10_000
+
+    def __call__(self) -> int:
+        return self.us
+
+
+def entry(number: int = 1, **changes: Any) -> Entry:
+    made = Entry(
+        arrived_us=1000,
+        ended_us=3000,
+        number=number,
+        role="champion",
+        status=200,
+        outcome=Outcome.ANSWERED,
+        generation=4,
+        rows=2,
+        kind=1,
+        id="i-é",
+        request=b'{"inputs":[]}',
+        reply=b'{"outputs":[]}',
+    )
+    return made._replace(**changes)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(tmp_path: Path, clock: Clock) -> Iterator[PredictionLog]:
+    made = PredictionLog(tmp_path, clock_us=clock)
+    yield made
+    made.close()
+
+
+def folder(root: Path) -> Path:
+    return root / "production" / "m"
+
+
+def numbers(root: Path) -> list[int]:
+    return [found.number for found in read(folder(root))]
+
+
+def test_what_was_logged_is_read_as_it_was(log: PredictionLog, tmp_path: Path) -> None:
+    wanted = [entry(1), entry(2, role="challenger", outcome=Outcome.FAILED, status=504, reply=b"")]
+
+    log.append("production", "m", wanted)
+    log.mark("production", "m", 9)
+
+    found = list(read(folder(tmp_path)))
+    assert [each._replace(position=wanted[0].position) for each in found] == wanted
+
+
+def test_it_is_on_disk_as_soon_as_append_returns(log: PredictionLog, tmp_path: Path) -> None:
+    log.append("production", "m", [entry()])
+
+    (segment,) = folder(tmp_path).iterdir()
+    assert segment.read_bytes() == encode(entry())
+
+
+def test_one_batch_is_one_write(tmp_path: Path, clock: Clock) -> None:
+    writes: list[int] = []
+
+    def counting(fd: int, payload: bytes) -> int:
+        writes.append(len(payload))
+        return os.write(fd, payload)
+
+    log = PredictionLog(tmp_path, clock_us=clock, write=counting)
+    log.append("production", "m", [entry(), entry(), entry()])
+    log.close()
+
+    assert writes == [3 * len(encode(entry())), HEADER.size]
+
+
+def test_reading_goes_on_behind_the_last_entry(log: PredictionLog, tmp_path: Path) -> None:
+    log.append("production", "m", [entry(1), entry(2)])
+    first = list(read(folder(tmp_path)))
+    log.append("production", "m", [entry(3)])
+
+    rest = list(read(folder(tmp_path), after=first[-1].position))
+    middle = list(read(folder(tmp_path), after=first[0].position))
+
+    assert [found.number for found in rest] == [3]
+    assert [found.number for found in middle] == [2, 3]
+    assert list(read(folder(tmp_path), after=rest[-1].position)) == []
+
+
+def test_every_torn_end_is_skipped_and_nothing_before_it(
+    log: PredictionLog, tmp_path: Path
+) -> None:
+    log.append("production", "m", [entry(1), entry(2)])
+    (segment,) = folder(tmp_path).iterdir()
+    whole = segment.read_bytes()
+
+    for size in range(len(whole)):
+        segment.write_bytes(whole[:size])
+        assert numbers(tmp_path) == ([1] if size >= len(whole) // 2 else [])
+
+
+def test_no_flipped_bit_is_read_as_an_entry(log: PredictionLog, tmp_path: Path) -> None:
+    log.append("production", "m", [entry(1), entry(2)])
+    (segment,) = folder(tmp_path).iterdir()
+    whole = segment.read_bytes()
+
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << (position % 8)
+        segment.write_bytes(damaged)
+        assert numbers(tmp_path) == ([1] if position >= len(whole) // 2 else [])
+
+
+def test_a_new_gateway_starts_a_new_segment_behind_a_torn_one(
+    log: PredictionLog, tmp_path: Path, clock: Clock
+) -> None:
+    log.append("production", "m", [entry(1), entry(2)])
+    (segment,) = folder(tmp_path).iterdir()
+    os.truncate(segment, segment.stat().st_size - 3)
+
+    clock.us -= 3_600_000_000
+    other = PredictionLog(tmp_path, clock_us=clock)
+    other.append("production", "m", [entry(3)])
+    other.close()
+
+    assert numbers(tmp_path) == [1, 3]
+
+
+def test_a_full_segment_is_followed_by_another(tmp_path: Path, clock: Clock) -> None:
+    log = PredictionLog(tmp_path, clock_us=clock, segment_bytes=3 * len(encode(entry())))
+    for number in range(1, 8):
+        log.append("production", "m", [entry(number)])
+    log.close()
+
+    assert len(list(folder(tmp_path).iterdir())) == 3
+    assert numbers(tmp_path) == list(range(1, 8))
+
+
+def test_an_old_segment_closes_even_when_no_more_requests_come(
+    log: PredictionLog, tmp_path: Path, clock: Clock
+) -> None:
+    log.append("production", "m", [entry(1)])
+    log.close_old()
+    open_still = closed_segments(folder(tmp_path))
+
+    clock.us += 61_000_000
+    log.close_old()
+    closed = closed_segments(folder(tmp_path))
+    log.append("production", "m", [entry(2)])
+
+    assert open_still == []
+    assert len(closed) == 1
+    assert closed_segments(folder(tmp_path)) == closed
+    assert numbers(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("kept", [0, 10, None])
+def test_a_full_disk_costs_entries_but_raises_nothing_and_tears_nothing(
+    tmp_path: Path, clock: Clock, kept: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = False
+
+    def write(fd: int, payload: bytes) -> int:
+        if full and kept is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(fd, payload[:kept] if full else payload)
+
+    log = PredictionLog(tmp_path, clock_us=clock, write=write)
+    log.append("production", "m", [entry(1)])
+    full = True
+    log.append("production", "m", [entry(2), entry(3)])
+    log.append("production", "m", [entry(4)])
+    full = False
+    log.append("production", "m", [entry(5)])
+    log.close()
+
+    assert numbers(tmp_path) == [1, 5]
+    assert log.drops == {("production", "m"): 3}
+    assert len(caplog.records) == 1
+
+
+def test_a_folder_that_cannot_be_made_costs_entries_only(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "production").write_text("in the way")
+    log = PredictionLog(tmp_path, clock_us=clock)
+
+    log.append("production", "m", [entry()])
+    log.close()
+
+    assert log.drops == {("production", "m"): 1}
+
+
+def test_the_watermark_is_the_last_one_said(log: PredictionLog, tmp_path: Path) -> None:
+    assert watermark(folder(tmp_path)) is None
+
+    log.mark("production", "m", 5)
+    log.append("production", "m", [entry()])
+    log.mark("production", "m", 7)
+
+    assert watermark(folder(tmp_path)) == 7
+
+
+def test_the_watermark_outlives_its_segment(
+    log: PredictionLog, tmp_path: Path, clock: Clock
+) -> None:
+    log.append("production", "m", [entry()])
+    log.mark("production", "m", 5)
+    clock.us += 61_000_000
+    log.append("production", "m", [entry()])
+
+    assert len(list(folder(tmp_path).iterdir())) == 2
+    assert watermark(folder(tmp_path)) == 5
+
+
+def test_arms_are_counted_by_draw(log: PredictionLog, tmp_path: Path) -> None:
+    """A fallback belongs to no arm: its request was drawn for the challenger."""
+    log.append(
+        "production",
+        "m",
+        [
+            entry(1),
+            entry(1, ended_us=9000),
+            entry(2, role="challenger", outcome=Outcome.FAILED, status=500),
+            entry(1, outcome=Outcome.FALLBACK, ended_us=9000),
+            entry(2, role="challenger", outcome=Outcome.DISMISSED, status=422),
+            entry(1, outcome=Outcome.FALLBACK, status=422),
+            entry(2, role="explicit"),
+        ],
+    )
+
+    counts = count_arms(folder(tmp_path), since_us=0, until_us=2000, slow_ms=5)
+
+    assert counts == {
+        "champion": ArmCount(2, 0, 1),
+        "challenger": ArmCount(2, 1, 0),
+        "explicit": ArmCount(1, 0, 0),
+    }
+
+
+def test_arms_are_counted_by_arrival_and_generation(log: PredictionLog, tmp_path: Path) -> None:
+    entries = [entry(arrived_us=us, generation=us % 2) for us in range(100)]
+    log.append("production", "m", entries)
+
+    window = count_arms(folder(tmp_path), since_us=10, until_us=20, slow_ms=5)
+    odd = count_arms(folder(tmp_path), since_us=10, until_us=20, slow_ms=5, generations={1})
+
+    assert window["champion"].requests == 10
+    assert odd["champion"].requests == 5
+
+
+def test_counting_over_many_segments_equals_counting_each_entry(
+    tmp_path: Path, clock: Clock
+) -> None:
+    draws = random.Random(5)
+    log = PredictionLog(tmp_path, clock_us=clock, segment_s=1)
+    start_us = clock.us
+    arrivals: list[int] = []
+    for _ in range(400):
+        clock.us += draws.randrange(50_000)
+        arrivals.append(clock.us - draws.randrange(10_000_000))
+        log.append("production", "m", [entry(arrived_us=arrivals[-1])])
+    log.close()
+
+    assert len(list(folder(tmp_path).iterdir())) > 5
+    for _ in range(20):
+        since_us = start_us + draws.randrange(-5_000_000, 10_000_000)
+        until_us = since_us + draws.randrange(3_000_000)
+        counts = count_arms(folder(tmp_path), since_us=since_us, until_us=until_us, slow_ms=1)
+        expected = sum(since_us <= each < until_us for each in arrivals)
+        assert counts.get("champion", ArmCount(0, 0, 0)).requests == expected
+
+
+def test_reading_survives_the_deletion_of_converted_segments(tmp_path: Path, clock: Clock) -> None:
+    log = PredictionLog(tmp_path, clock_us=clock, segment_s=1)
+    for number in range(1, 5):
+        log.append("production", "m", [entry(number)])
+        clock.us += 1_000_000
+    first = next(read(folder(tmp_path)))
+    for path in closed_segments(folder(tmp_path))[:2]:
+        path.unlink()
+    log.close()
+
+    assert [found.number for found in read(folder(tmp_path), after=first.position)] == [3, 4]
