@@ -158,7 +158,7 @@ def column(name: str, value: Any, datatype: str = "FP64") -> Any:
         (column("z", 1.0), 400, "z"),
         (column("x", "seven", "BYTES"), 400, "x"),
         (column("x", None), 400, "x"),
-        ({"inputs": []}, 400, "x"),
+        ({"inputs": []}, 400, "no rows"),
         ("a text", 400, ""),
     ],
     ids=["unknown column", "wrong type", "missing value", "no column", "no object"],

@@ -61,7 +61,6 @@ def test_the_migrated_schema_is_the_one_that_the_code_means(database: Database) 
 
     with database.read() as connection:
 
-
         def ours(name: str | None, kind: str, _parents: object) -> bool:
             return kind != "table" or name in metadata.tables
 

@@ -50,6 +50,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MARK_S = 0.2
 """How often the log says up to which time it is complete."""
 
+READ_OFF = 16
+"""A body of up to so many times the limit is read to its end before it is refused."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -215,7 +218,8 @@ class Gateway:
             what = f"Bodies encoded as {coding.decode('latin-1')[:80]!r} are not read."
             raise RefusedError(Failure(415, "PS514", what, "Send plain JSON."))
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length[:20]) > self._settings.body_bytes:
+        greatest = self._settings.body_bytes * READ_OFF
+        if not length.isdigit() or int(length[:20]) > greatest:
             raise RefusedError(self._too_large())
 
     async def _body(self, receive: Receive) -> bytes:
@@ -382,16 +386,23 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
 
 
 async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
-    """Return the body, or its beginning when it is too large; None when the caller left."""
-    body = b""
-    while len(body) <= limit_bytes:
+    """Return the body, or its beginning when it is too large; None when the caller left.
+
+    What is somewhat too large is read off and thrown away: a caller that is still sending
+    would see a broken connection in place of the answer.
+    """
+    body, size = bytearray(), 0
+    while size <= limit_bytes * READ_OFF:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message.get("body", b"")
+        part = message.get("body", b"")
+        size += len(part)
+        if len(body) <= limit_bytes:
+            body += part
         if not message.get("more_body", False):
             break
-    return body
+    return bytes(body)
 
 
 def _name(host: str) -> str:

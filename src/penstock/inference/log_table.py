@@ -97,22 +97,27 @@ def table_of(
 ) -> pa.Table:
     """Return the rows of some entries, in their order."""
     rows = _Rows(environment)
-    signatures: dict[int, JSON | None] = {}
+    known: dict[int, tuple[JSON | None, tuple[bodies.Column, ...] | None]] = {}
     for entry in entries:
-        if entry.number not in signatures:
-            signatures[entry.number] = signature_of(entry.number)
-        signature = signatures[entry.number]
-        rows.add(entry, answered(entry, signature), bodies.signature_columns(signature))
+        if entry.number not in known:
+            signature = signature_of(entry.number)
+            known[entry.number] = (signature, bodies.signature_columns(signature))
+            for column in known[entry.number][1] or ():
+                rows.declare(column)
+        signature, columns = known[entry.number]
+        rows.add(entry, answered(entry, signature, columns))
     return rows.table()
 
 
-def answered(entry: Entry, signature: JSON | None) -> Answered | None:
+def answered(
+    entry: Entry, signature: JSON | None, columns: tuple[bodies.Column, ...] | None
+) -> Answered | None:
     """Return what was asked and answered; None when there was no answer, or none in order."""
     if entry.status != 200 or not entry.request:
         return None
     try:
         document = bodies.decode(entry.request)
-        asked = bodies.read(entry.kind, document, bodies.signature_columns(signature))
+        asked = bodies.read(entry.kind, document, columns)
         predictions, probability, classes = _answer(entry)
         if len(predictions) != asked.rows:
             return None
@@ -168,12 +173,7 @@ class _Rows:
         self._datatypes: dict[str, str] = {}
         self._count = 0
 
-    def add(
-        self,
-        entry: Entry,
-        answer: Answered | None,
-        columns: tuple[bodies.Column, ...] | None,
-    ) -> None:
+    def add(self, entry: Entry, answer: Answered | None) -> None:
         """Append the rows of one request."""
         rows = 1 if answer is None else answer.asked.rows
         shared = {
@@ -194,14 +194,15 @@ class _Rows:
         predictions = [None] if answer is None else [str(p) for p in answer.predictions]
         self._fixed["prediction"].extend(predictions)
         self._fixed["score"].extend([None] if answer is None else answer.scores)
-        for column in columns or (() if answer is None else answer.asked.columns):
-            self._declare(column)
         if answer is not None:
             for column, values in zip(answer.asked.columns, answer.asked.values, strict=True):
+                if column.name not in self._features:  # a version without a signature
+                    self.declare(column)
                 self._features[column.name].extend(values)
         self._count += rows
         for values in self._features.values():
-            values.extend([None] * (self._count - len(values)))
+            if len(values) < self._count:
+                values.extend([None] * (self._count - len(values)))
 
     def table(self) -> pa.Table:
         """Return what was gathered."""
@@ -216,9 +217,11 @@ class _Rows:
             table = table.append_column(f"x_{name}", array)
         return table
 
-    def _declare(self, column: bodies.Column) -> None:
+    def declare(self, column: bodies.Column) -> None:
+        """Make a feature known; one of two versions with different types gets the wider."""
         known = self._datatypes.setdefault(column.name, column.datatype)
         if known != column.datatype:  # two versions in one segment, with different signatures
             numbers = {known, column.datatype} == {"INT64", "FP64"}
             self._datatypes[column.name] = "FP64" if numbers else "BYTES"
-        self._features.setdefault(column.name, [None] * self._count)
+        if column.name not in self._features:
+            self._features[column.name] = [None] * self._count

@@ -33,7 +33,7 @@ from penstock.ports import Finished
 from penstock.records import rollouts, runs
 from penstock.records.runs import Seal
 
-EXPLAIN_S = 20.0
+EXPLAIN_S = 5.0
 """Wall-clock budget of the explanation."""
 
 

@@ -132,25 +132,26 @@ def fleet(
 ) -> Page:
     """Return one page of the fleet; `after` is the cursor that the page before gave."""
     ranked = _ranked(now)
-    wanted = _where(ranked, which or Filter())
-    query = sa.select(ranked).where(*wanted).order_by(ranked.c.rank, ranked.c.name)
+    wanted = sa.select(ranked, sa.func.count().over().label("total"))
+    let_through = wanted.where(*_where(ranked, which or Filter())).subquery("let_through")
+    query = sa.select(let_through).order_by(let_through.c.rank, let_through.c.name)
     if after is not None:
         rank, name = _cursor(after)
-        later = (ranked.c.rank > rank) | ((ranked.c.rank == rank) & (ranked.c.name > name))
+        later = (let_through.c.rank > rank) | (
+            (let_through.c.rank == rank) & (let_through.c.name > name)
+        )
         query = query.where(later)
     found = connection.execute(query.limit(most + 1)).mappings().all()
     shown = found[:most]
-    total = connection.scalar(sa.select(sa.func.count()).select_from(ranked).where(*wanted)) or 0
-    more = len(found) > most
-    cursor = f"{shown[-1]['rank']}.{shown[-1]['name']}" if more else None
-    return Page(_standings(connection, shown), cursor, total)
+    cursor = f"{shown[-1]['rank']}.{shown[-1]['name']}" if len(found) > most else None
+    return Page(_standings(connection, shown), cursor, found[0]["total"] if found else 0)
 
 
 def counts(connection: sa.Connection, *, now: datetime) -> dict[str, int]:
     """Count the models in each state."""
     ranked = _ranked(now)
     query = sa.select(ranked.c.rank, sa.func.count()).group_by(ranked.c.rank)
-    return {STATES[rank]: count for rank, count in connection.execute(query).tuples()}
+    return {STATES[int(rank)]: int(count) for rank, count in connection.execute(query)}
 
 
 def of_model(connection: sa.Connection, name: str, *, now: datetime) -> Standing:

@@ -70,6 +70,8 @@ def register_model(change: Change, name: str) -> None:
     if not known(change.connection, name):
         change.connection.execute(model.insert().values(name=name, created_at=change.now))
         change.journal("model.registered", {"model": name})
+    else:  # two first pushes at once
+        change.journal("model.known", {"model": name})
 
 
 def start(change: Change, push: Push) -> tuple[Run, bool]:

@@ -98,7 +98,10 @@ class Access:
             await send(message)
 
         asked = HTTPConnection(scope)
-        refusal = self._refusal(scope, asked.headers) or await self._authenticate(scope, asked)
+        try:
+            refusal = self._refusal(scope, asked.headers) or await self._authenticate(scope, asked)
+        except PenstockError as error:  # the records do not answer
+            refusal = _Refusal(error.status, error)
         if refusal is not None:
             await _answer(refusal, scope["path"])(scope, receive, with_headers)
             return

@@ -290,6 +290,9 @@ def _piece(logs: list[Path], after: int) -> tuple[str, int, bool]:
         size = path.stat().st_size if path.exists() else 0
         if after < begins + size:
             content = events.read_log(path, after - begins)
+            if after - begins + len(content) < size:
+                # In the midst of the file: up to a whole line, if there is one.
+                content = content[: content.rfind(b"\n") + 1] or content
             lines = events.plain_lines(content)
             end = after + len(content)
             more = end < begins + size or number < len(logs) - 1

@@ -81,12 +81,11 @@ def limit_bar(result: CheckResult, *, width: int = 150) -> LimitBar | None:
     """Place a check's value, interval, champion and limit; None where it has no limit."""
     told = result.evidence
     if _is_number(told.get("difference")) and _is_number(told.get("margin")):
-        shown = {
-            "value": told["difference"],
-            "limit": -float(told["margin"]),
-            "low": told.get("low"),
-            "high": told.get("high"),
-        }
+        difference, low, high = told["difference"], told.get("low"), told.get("high")
+        # Some checks give the interval of the value itself, not of the difference.
+        holds = _is_number(low) and _is_number(high) and low <= difference <= high
+        shown = {"value": difference, "limit": -float(told["margin"])}
+        shown |= {"low": low, "high": high} if holds else {}
         return _bar(shown, width, worse_is_left=True, zero=0.0)
     if not (_is_number(told.get("value")) and _is_number(told.get("limit"))):
         return None

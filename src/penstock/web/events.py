@@ -114,16 +114,20 @@ class _Seen:
 
 
 async def progress(
-    control: Control, run_id: int, *, through_waits: bool = False
+    control: Control, run_id: int, *, through_waits: bool = False, beats: int | None = None
 ) -> AsyncIterator[Update]:
     """Yield what happens to a run until it has ended, or waits for a person.
 
-    A page stays open while people decide: it asks to go on through such waits.
+    A page stays open while people decide: it asks to go on through such waits. After `beats`
+    looks without anything new, an update without anything new is yielded.
     """
     seen = _Seen()
+    quiet = 0
     while True:
         update = await run_in_threadpool(_look, control, run_id, seen)
-        if update.changed or update.log:
+        quiet = 0 if update.changed or update.log else quiet + 1
+        if quiet in {0, beats}:
+            quiet = 0
             yield update
         code = update.standing.exit_code
         ended = update.standing.run.state in RUN_ENDED if through_waits else code is not None

@@ -181,7 +181,8 @@ async def _feed(request: Request, process: asyncio.subprocess.Process) -> None:
     open_ = True
     try:
         async for chunk in request.stream():
-            if not open_:
+            # uvloop raises no error of the pipe's when the process has ended: it must be asked.
+            if not open_ or not chunk or process.stdin.is_closing():
                 continue
             try:
                 process.stdin.write(chunk)

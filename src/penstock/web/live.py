@@ -18,9 +18,11 @@ from penstock.domain import ROLLOUT_ENDED, Step
 from penstock.web import charts, events, views
 from penstock.web.control import Control
 
-RUN_PARTS = ("head", "rail", "steps", "now", "checks")
+RUN_PARTS = ("head", "rail", "steps", "now", "title", "checks")
 """Each is the template ``_run_<part>.html`` and the element ``#<part>``."""
 ROLLOUT_PARTS = ("head", "verdict", "traffic", "tests", "events")
+BEAT_S = 3.0
+"""A running step's bar and time move this often."""
 QUIET_S = 15.0
 """After so long without an event a comment keeps proxies from closing the stream."""
 _MAX_TAIL_BYTES = 256 * 1024
@@ -41,9 +43,15 @@ async def run(
 ) -> AsyncIterator[str]:
     """Yield the events of a run's page until the run has ended."""
     tail = _Tail(control)
-    async for update in events.progress(control, run_id, through_waits=True):
+    async for update in events.progress(
+        control, run_id, through_waits=True, beats=round(BEAT_S / events.LOOK_S)
+    ):
         if update.changed:
             yield _partials(await run_in_threadpool(parts))
+        elif not update.log:
+            # Nothing new but the time: the bars grow, and no proxy thinks the stream dead.
+            drawn = await run_in_threadpool(parts)
+            yield _partials({name: drawn[name] for name in ("rail", "steps")})
         lines, fresh = tail.lines(update.standing.shown)
         if lines or fresh:
             drawn = log_lines(lines)

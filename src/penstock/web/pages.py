@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
@@ -22,8 +23,8 @@ from penstock.web.control import Control
 from penstock.web.drawing import Pages, fleet_csv
 
 _STRIP = (
-    ("Degraded", "fail", None, "Degraded,Failed,Rolled back"),
-    ("Approval", "wait", None, "Approval,Paused"),
+    ("Degraded or failed", "fail", None, "Degraded,Failed,Rolled back"),
+    ("Approval or paused", "wait", None, "Approval,Paused"),
     ("Drifting", "warn", None, "Drifting"),
     ("Check overdue", "idle", None, "Check overdue"),
     ("Canary or build", "run", "can", "Queued,Building,Testing,Canary"),
@@ -122,7 +123,7 @@ def _fleet(router: APIRouter, draw: Pages) -> None:
             known = bool(wanted) and runs.known(connection, wanted)
         if known:
             return RedirectResponse(f"/models/{wanted}", 303)
-        return RedirectResponse(str(request.url_for("models").include_query_params(q=wanted)), 303)
+        return RedirectResponse(f"/?{urlencode({'q': wanted})}", 303)
 
 
 def _model(router: APIRouter, draw: Pages) -> None:
@@ -407,8 +408,25 @@ def rollout_parts(view: views.RolloutView) -> dict[str, Any]:
         "total": sum(b["counts"]["challenger"]["requests"] for b in view.batches),
         "following": next((s for s in of.shares if s > of.share), 100),
         "series": charts.series(view.batches, of.settings),
-        "happened": [views.entry_json(entry) for entry in view.events],
+        "happened": _happened(view),
     }
+
+
+def _happened(view: views.RolloutView) -> list[dict[str, Any]]:
+    """Return what changed, newest first; a look that changed nothing is left out."""
+    told: list[dict[str, Any]] = []
+    before: tuple[str, Any] = ("", None)
+    for entry in map(views.entry_json, view.events):
+        word = str(entry["action"]).removeprefix("rollout.")
+        now = (word, entry["body"].get("share"))
+        passing = word in {"rolling_back", "promoting"}
+        if not passing and now != before:
+            reason = entry["body"].get("reason", "")
+            look = words.ROLLOUT_LOOKS.get(word)
+            title = word.replace("_", " ") if look is None else look.word
+            told.append({**entry, "text": f"{title}: {reason}" if reason else f"{title}."})
+            before = now
+    return told[::-1]
 
 
 def _headline(of: Rollout) -> str:

@@ -140,8 +140,8 @@ def number(value: Any) -> str:
 
     Examples
     --------
-    >>> number(0.81239), number(-1234567), number(None), number("no"), number(0.0)
-    ('0.812', '−1\u202f234\u202f567', '', 'no', '0')
+    >>> number(0.81239), number(9.2), number(386195.0), number(0.0001), number(None)
+    ('0.812', '9.20', '386\u202f195', '0.0001', '')
     """
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return "" if value is None else str(value)
@@ -155,13 +155,14 @@ def number(value: Any) -> str:
 
 
 def _float_text(value: float) -> str:
-    if value == 0:
+    """Write three digits that count, and no exponent where it can be helped."""
+    size = abs(value)
+    if size == 0:
         return "0"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) < 0.0005:
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    if size < 0.001:
+        return f"{value:.1g}" if size < 0.0001 else f"{value:.4f}"
+    decimals = next((d for at, d in ((100, 0), (10, 1), (1, 2)) if size >= at), 3)
+    return f"{value:,.{decimals}f}"
 
 
 def quality_of(found: Mapping[str, Any]) -> str:
