@@ -170,7 +170,7 @@ def _fail_point(home: Path, environ: Mapping[str, str]) -> Callable[[str], None]
 
 def run_engine(home: Path, settings: ServerSettings) -> None:
     """Run the pipeline's stretches until told to stop."""
-    from penstock.pipeline import Pipeline
+    from penstock.pipeline.stretches import Pipeline
 
     work = engine(home)
     pipeline = Pipeline(tools(home, settings, work))

@@ -201,12 +201,10 @@ def test_an_unknown_model_is_not_found(server: Server, live: Project) -> None:
     assert "nobody" in told["error"]
 
 
-def test_a_port_in_use_is_said_before_anything_starts(server: Server) -> None:
-    other = Server()
-
+def test_a_port_in_use_is_said_before_anything_starts(server: Server, tmp_path: Path) -> None:
     done = subprocess.run(
         [*PENSTOCK, "serve", "--port", str(server.port), "--predict-port", "0"],
-        env=other.environ(),
+        env={**server.environ(), "PENSTOCK_HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
         timeout=60,

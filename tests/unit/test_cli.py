@@ -515,13 +515,12 @@ def test_labels_are_sent_typed_and_the_unknown_ones_are_kept(
     penstock: Penstock, server: FakeServer
 ) -> None:
     Path("labels.csv").write_text("pay,late\np1,1\np2,0.5\np3,yes\np4,True\n", "utf-8-sig")
-    server.tell("POST /api/models/m/labels", {"matched": 3, "unmatched": ["p4"]})
+    server.tell("POST /api/models/m/labels", {"kept": 4, "new": 3})
 
     result = penstock("label", "m", "labels.csv", "--id", "pay", "--y", "late")
 
     assert [one["value"] for one in server.asked[0].json["labels"]] == [1, 0.5, "yes", True]
-    assert "3 of 4 rows matched a logged prediction (1 unknown ids" in result.out
-    assert Path("labels.unmatched.csv").read_text() == "pay\np4\n"
+    assert "4 labels are kept, 3 of them new" in result.out
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_redirect_is_not_followed_so_the_token_stays_here(server: FakeServer) 
 
 
 def test_labels_can_be_a_csv_file(server: FakeServer) -> None:
-    server.tell("POST /api/models/m/labels", {"matched": 1})
+    server.tell("POST /api/models/m/labels", {"kept": 1, "new": 1})
 
     Client(server.url).label("m", b"id,value\np1,1\n")
 

@@ -131,21 +131,14 @@ def label(
     """Join late answers to logged predictions."""
     here = session(ctx)
     client = here.client()
-    sent = matched = 0
-    unmatched: list[str] = []
+    kept = new = 0
     rows = _labels(file, id_, y)
     while some := list(islice(rows, LABELS_A_REQUEST)):
         answer = client.label(_model(name), some)
-        sent += len(some)
-        matched += int(field(answer, "matched") or 0)
-        unmatched += [str(one) for one in field(answer, "unmatched") or ()]
-    kept = ""
-    if unmatched:
-        path = file.with_suffix(".unmatched.csv")
-        path.write_text("\n".join([id_, *unmatched]) + "\n", encoding="utf-8")
-        kept = f" ({len(unmatched):,} unknown ids are in {path})"
-    here.write(f"{matched:,} of {sent:,} rows matched a logged prediction{kept}", mark="passed")
-    here.data("label", {"sent": sent, "matched": matched, "unmatched": unmatched})
+        kept += int(field(answer, "kept") or 0)
+        new += int(field(answer, "new") or 0)
+    here.write(f"{kept:,} labels are kept, {new:,} of them new", mark="passed")
+    here.data("label", {"kept": kept, "new": new})
     here.following(f"penstock monitor {_model(name)} --run day")
 
 
