@@ -43,6 +43,8 @@ timeout_s = 20
 data = "holdout.csv"
 label = "y"
 positive = 1
+[speed]
+p95_ms = 2000
 [canary]
 steps = [25, 50]
 batch_s = 1

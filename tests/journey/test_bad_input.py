@@ -33,8 +33,8 @@ def live(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(live: Project) -> Generator[Project]:
     """The live project, put back to its first commit afterwards."""
     yield live
-    live.git("reset", "--quiet", "--hard", "HEAD")
     first = live.git("rev-list", "--max-parents=0", "HEAD").split()[0]
+    live.git("rm", "-r", "--quiet", "--force", ".")
     live.git("checkout", "--quiet", first, "--", ".")
 
 
@@ -119,7 +119,6 @@ def test_requirements_that_cannot_be_resolved_name_the_file_and_the_package(
 
     run, _ = pushed(server, project, "cannot be resolved")
 
-    (project.folder / "requirements.txt").unlink()
     assert run.state == "failed"
     assert "requirements.txt" in run.reason
     assert "penstock-has-no-such-package" in run.reason

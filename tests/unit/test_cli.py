@@ -511,7 +511,7 @@ def test_what_cannot_be_meant_is_wrong_usage(
 # Production
 
 
-def test_labels_are_sent_typed_and_the_unknown_ones_are_kept(
+def test_labels_are_sent_typed_and_the_answer_is_told(
     penstock: Penstock, server: FakeServer
 ) -> None:
     Path("labels.csv").write_text("pay,late\np1,1\np2,0.5\np3,yes\np4,True\n", "utf-8-sig")

@@ -242,7 +242,8 @@ def _ranked(now: datetime) -> sa.Subquery:
     rules = (
         (alerts.c.bad > 0, "Degraded"),
         ((newest.c.state == RunState.FAILED) & newer, "Failed"),
-        (given_back & newer, "Rolled back"),
+        # What serves now drifts: that is the news, not the version that has left.
+        (given_back & newer & (sa.func.coalesce(alerts.c.drift, 0) == 0), "Rolled back"),
         (asked.c.id.is_not(None), "Approval"),
         (live.c.state == RolloutState.PAUSED, "Paused"),
         (alerts.c.drift > 0, "Drifting"),
