@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, ConsoleMessage, sync_playwright
 from penstock.client import Client
 
 OUT = Path(__file__).parent / "pictures"
-WIDTH, HEIGHT = 1280, 820
+WIDTH, HEIGHT = 1280, 1000
 SETTLED_MS = 1500
 """Charts of a live page are drawn after its first events."""
 
@@ -45,7 +45,7 @@ def demo() -> Generator[str]:
                 print(line, end="", flush=True)
                 if found := re.search(r"Dashboard (http://\S+)", line):
                     address = found[1]
-                if "Stop with Ctrl-C" in line:
+                if "ctrl-c" in line.lower():  # its last line: it stays up from here on
                     break
             else:
                 sys.exit("The demo ended before its pictures could be taken.")
@@ -57,8 +57,9 @@ def demo() -> Generator[str]:
 
 def rollout_of(client: Client) -> int:
     """Return the canary to show: the newest that was rolled back, else the newest of all."""
-    found = [client.run(run["id"])["rollout"] for run in client.runs()["runs"]]
-    canaries = [one for one in found if one is not None and one["shares"]]
+    runs = [client.run(run["id"]) for run in client.runs()["runs"]]
+    found = [client.rollout(run["rollout"])["rollout"] for run in runs if run["rollout"]]
+    canaries = [one for one in found if one["shares"]]
     if not canaries:
         sys.exit("The server has had no canary yet; push a second version first.")
     return next((one for one in canaries if one["state"] == "rolled_back"), canaries[0])["id"]
@@ -82,7 +83,11 @@ def take(browser: Browser, address: str, name: str) -> list[str]:
         page.wait_for_timeout(SETTLED_MS)
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             faults.append(f"{name}, {theme}: scrolls sideways")
-        page.screenshot(path=OUT / f"{name}-{theme}.png")
+        ends = page.evaluate("document.querySelector('footer').getBoundingClientRect().bottom")
+        page.screenshot(
+            path=OUT / f"{name}-{theme}.png",
+            clip={"x": 0, "y": 0, "width": WIDTH, "height": min(HEIGHT, ends)},
+        )
         page.close()
     return faults
 

@@ -1,8 +1,10 @@
 """The demo: a server in a throw-away home, and the whole path played on real data.
 
-stage     the server, the projects, what is said
-traffic   callers that send pictures to the gateway
-acts      what is played, and what is expected of it
+acts         what is played, and what is expected of it
+stage        the server, and what it knows
+repository   two model repositories with their data, pushed by git
+traffic      callers that send pictures to the gateway
+voice        what is said
 """
 
 from penstock.demo.acts import play

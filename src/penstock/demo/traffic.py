@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -83,24 +84,29 @@ class Traffic:
 
     def _call(self, number: int) -> None:
         draw = np.random.default_rng(number)
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        headers = {"Content-Type": "application/json"}
         pause_s = CALLERS / PER_SECOND
         due = time.monotonic() + pause_s * number / CALLERS
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            # A caller that falls behind does not catch up: a burst would be no even pace.
-            due = max(due + pause_s, time.monotonic())
-            body = self._bodies[int(draw.integers(len(self._bodies)))]
-            try:
-                connection.request("POST", "/v2/models/digits/infer", body, headers)
-                response = connection.getresponse()
-                response.read()
-                status = response.status
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                status = 0
-            with self._lock:
-                self.statuses[status] += 1
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        with contextlib.closing(connection):
+            while not self._stop.wait(max(0.0, due - time.monotonic())):
+                # A caller that falls behind does not catch up: a burst would be no even pace.
+                due = max(due + pause_s, time.monotonic())
+                status = _ask(connection, self._bodies[int(draw.integers(len(self._bodies)))])
+                with self._lock:
+                    self.statuses[status] += 1
+
+
+def _ask(connection: http.client.HTTPConnection, body: bytes) -> int:
+    """Return the status of the answer, 0 where the connection broke."""
+    headers = {"Content-Type": "application/json"}
+    try:
+        connection.request("POST", "/v2/models/digits/infer", body, headers)
+        with connection.getresponse() as response:
+            response.read()
+            return response.status
+    except (OSError, http.client.HTTPException):
+        connection.close()
+        return 0
 
 
 def _body(picture: Sequence[float]) -> bytes:
