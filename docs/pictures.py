@@ -56,13 +56,13 @@ def demo() -> Generator[str]:
 
 
 def rollout_of(client: Client) -> int:
-    """Return the canary to show: the newest that was rolled back, else the newest of all."""
+    """Return the canary to show: the one with the most batches, so that its charts are full."""
     runs = [client.run(run["id"]) for run in client.runs()["runs"]]
-    found = [client.rollout(run["rollout"])["rollout"] for run in runs if run["rollout"]]
-    canaries = [one for one in found if one["shares"]]
+    found = [client.rollout(run["rollout"]) for run in runs if run["rollout"]]
+    canaries = [one for one in found if one["batches"]]
     if not canaries:
         sys.exit("The server has had no canary yet; push a second version first.")
-    return next((one for one in canaries if one["state"] == "rolled_back"), canaries[0])["id"]
+    return max(canaries, key=lambda one: len(one["batches"]))["rollout"]["id"]
 
 
 def take(browser: Browser, address: str, name: str) -> list[str]:
