@@ -35,6 +35,13 @@ from penstock.records.database import Database
 
 T = TypeVar("T")
 DIGITS, DIABETES = "digits", "diabetes-progression"
+SERVER = """
+from penstock.wiring import end_with_parent
+end_with_parent()
+from penstock.cli import main
+main()
+"""
+"""`penstock serve` that ends when the demo is gone, be it by signal 9."""
 PREDICT_PORT = 8421
 READY_S = 60.0
 RUN_S = 180.0
@@ -92,12 +99,12 @@ class Stage:
         with (self.home / "serve.log").open("ab") as output:
             self._server = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", "from penstock.cli import main; main()", "serve"),
+                    *(sys.executable, "-c", SERVER, "serve"),
                     *("--port", str(self.settings.port)),
                     *("--predict-port", str(self.settings.predict_port)),
                 ],
                 env={**os.environ, "PENSTOCK_HOME": str(self.home)},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closed when we die, whatever kills us
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for the demo, which then ends it in order
@@ -106,12 +113,12 @@ class Stage:
     def close(self) -> None:
         """End the server; remove its home unless it is to be kept."""
         if self._server is not None:
-            self._server.terminate()
-            try:
-                self._server.wait(20)
-            except subprocess.TimeoutExpired:
-                self._server.kill()  # its parts end with it
-                self._server.wait()
+            with self._server as server:
+                server.terminate()
+                try:
+                    server.wait(20)
+                except subprocess.TimeoutExpired:
+                    server.kill()  # its parts end with it
         if self._records is not None:
             self._records.close()
         if self._keep:
@@ -148,14 +155,14 @@ class Stage:
 
     # ---- waiting
 
-    def wait(self, found: Callable[[], T], what: str, seconds: float) -> T:
+    def wait(self, found: Callable[[], T], what: str | Callable[[], str], seconds: float) -> T:
         """Ask until something is there or the time is over; return the last answer.
 
         What is waited for is shown all along.
         """
         ends = time.monotonic() + seconds
         while not (answer := found()) and time.monotonic() < ends:
-            self.voice.moving(what)
+            self.voice.moving(what if isinstance(what, str) else what())
             time.sleep(ASK_EVERY_S)
         self.voice.rest()
         return answer
@@ -171,22 +178,20 @@ class Stage:
 
         def left() -> bool:
             run = self.run(model, number)
-            if run is None or run.state in states:
-                self.voice.moving(self._where(model, number, run))
-                return False
-            return True
+            return run is not None and run.state not in states
 
-        return self.wait(left, f"{model}@{number} is on its way", seconds)
+        return self.wait(left, lambda: self._where(model, number), seconds)
 
     def ended(self, model: str, number: int, seconds: float = RUN_S) -> Run:
         """Wait until a run has ended or waits for a person; PS880 when it does neither."""
         over = self.past(MOVING, model, number, seconds)
         run = self.run(model, number)
         if run is None or not over:
-            raise _late(self._where(model, number, run), seconds)
+            raise _late(self._where(model, number), seconds)
         return run
 
-    def _where(self, model: str, number: int, run: Run | None) -> str:
+    def _where(self, model: str, number: int) -> str:
+        run = self.run(model, number)
         if run is None:
             return f"{model}@{number} is pushed"
         rolling = self.rollout(run)
