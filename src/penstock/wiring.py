@@ -105,11 +105,16 @@ def store(home: Path) -> ArtifactStore:
     return FileStore(home / "artifacts")
 
 
-def engine(home: Path) -> DbosEngine:
+def engine(home: Path, settings: ServerSettings) -> DbosEngine:
     """Return the engine, not launched."""
     from penstock.adapters.dbos_engine import DbosEngine
 
-    return DbosEngine(database_url(home), home=home, executor_id=f"{socket.gethostname()}-0")
+    return DbosEngine(
+        database_url(home),
+        home=home,
+        executor_id=f"{socket.gethostname()}-0",
+        builds=settings.builds,
+    )
 
 
 def workers(home: Path, settings: ServerSettings) -> Workers:
@@ -172,7 +177,7 @@ def run_engine(home: Path, settings: ServerSettings) -> None:
     """Run the pipeline's stretches until told to stop."""
     from penstock.pipeline.stretches import Pipeline
 
-    work = engine(home)
+    work = engine(home, settings)
     pipeline = Pipeline(tools(home, settings, work))
     pipeline.register()
     work.every(TICK_S, "tick")
@@ -235,7 +240,7 @@ def control(home: Path, settings: ServerSettings) -> ControlParts:
     """Make what the web application works with."""
     from penstock.pipeline.acts import Acts
 
-    records, work = database(home), engine(home)
+    records, work = database(home), engine(home, settings)
     return ControlParts(records, Acts(records, work, settings), secret(home, "hook"))
 
 
@@ -266,7 +271,7 @@ def serve(home: Path, settings: ServerSettings, *, only: str | None = None) -> N
         _RUN[only](home, settings)
         return
     database(home).close()
-    engine(home).close()
+    engine(home, settings).close()
     _ports_free(settings)
     _say_sandbox(home, settings)
     Supervisor(home, settings).run()

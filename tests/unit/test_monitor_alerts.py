@@ -6,7 +6,6 @@ import pytest
 
 from penstock.domain import CheckResult, Verdict
 from penstock.monitor.alerts import Move, decide
-from penstock.monitor.states import FleetState, fleet_state
 
 PASSED, FAILED, UNDECIDED = Verdict.PASSED, Verdict.FAILED, Verdict.UNDECIDED
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -75,39 +74,3 @@ def test_an_alert_about_unknown_checks_closes_when_all_of_its_kind_passed() -> N
 
     assert decide(some, unknown) == []
     assert [change.move for change in decide(every, unknown)] == [Move.CLOSE]
-
-
-@pytest.mark.parametrize(
-    ("open_kinds", "state"),
-    [
-        ({"quality", "drift"}, FleetState.DEGRADED),
-        ({"service"}, FleetState.DEGRADED),
-        ({"drift", "overdue"}, FleetState.DRIFTING),
-        ({"overdue"}, FleetState.OVERDUE),
-        (set[str](), FleetState.HEALTHY),
-    ],
-)
-def test_the_worst_open_alert_is_the_state(open_kinds: set[str], state: FleetState) -> None:
-    found = fleet_state(
-        open_kinds, next_due=NOW + DAY, last_decided=NOW - DAY, period=DAY, now=NOW
-    )
-
-    assert found is state
-
-
-@pytest.mark.parametrize(
-    ("next_due", "last_decided", "state"),
-    [
-        (NOW - DAY / 2, NOW - DAY, FleetState.HEALTHY),
-        (NOW - DAY, NOW - DAY, FleetState.OVERDUE),
-        (NOW + DAY, NOW - 3.5 * DAY, FleetState.OVERDUE),
-        (NOW + DAY, None, FleetState.OVERDUE),
-        (None, NOW, FleetState.OVERDUE),
-    ],
-)
-def test_no_look_or_no_data_is_never_healthy(
-    next_due: datetime | None, last_decided: datetime | None, state: FleetState
-) -> None:
-    found = fleet_state(set(), next_due=next_due, last_decided=last_decided, period=DAY, now=NOW)
-
-    assert found is state

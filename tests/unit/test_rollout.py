@@ -157,6 +157,22 @@ def test_without_traffic_a_canary_is_held_at_its_horizon_and_given_back_when_nob
     assert house.run(2).state is RunState.ROLLED_BACK
 
 
+def test_a_canary_that_is_resumed_after_its_window_has_a_whole_window_again(
+    house: House,
+) -> None:
+    house.live(1)
+    house.acts.approve("bob", house.asked(2), "fine")
+    house.begin()
+    house.now += timedelta(hours=25)
+    assert house.look(SILENT).state is RolloutState.PAUSED
+    house.acts.resume("bob", "credit")
+
+    house.now += timedelta(hours=23)
+    assert house.look(SILENT).state is RolloutState.CANARY
+    house.now += timedelta(hours=2)
+    assert house.look(SILENT).state is RolloutState.PAUSED
+
+
 def test_a_person_can_hold_resume_and_promote_a_canary(house: House) -> None:
     house.live(1)
     house.acts.approve("bob", house.asked(2), "fine")

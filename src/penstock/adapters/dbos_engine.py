@@ -91,6 +91,8 @@ class DbosEngine:
         up what it left.
     engine
         SQLAlchemy engine for the durable steps; None makes one.
+    builds
+        How many of the queue ``build`` this process runs at the same time.
     retry_pauses_s
         Pauses before a step whose error is retryable is tried again.
     """
@@ -102,11 +104,13 @@ class DbosEngine:
         home: Path,
         executor_id: str,
         engine: sa.Engine | None = None,
+        builds: int = 2,
         retry_pauses_s: Sequence[float] = RETRY_PAUSES_S,
     ) -> None:
         self.url = url
         self.home = home
         self.executor_id = executor_id
+        self._builds = builds
         self._engine = engine or durable_engine(url)
         self._owns_engine = engine is None
         self._retry_pauses_s = tuple(retry_pauses_s)
@@ -185,7 +189,7 @@ class DbosEngine:
         # Polling costs: all queues at 0.1 s take 17 % of a core while nothing happens, these 5 %.
         # A look of a canary is due after seconds, a build takes minutes.
         register = partial(self._client.register_queue, partition_concurrency=1)
-        register("build", worker_concurrency=2, global_concurrency=4, polling_interval_sec=0.5)
+        register("build", worker_concurrency=self._builds, polling_interval_sec=0.5)
         register("deploy", worker_concurrency=16, polling_interval_sec=0.25)
         register("monitor", worker_concurrency=4, polling_interval_sec=1)
         self._client.register_queue(TICK, global_concurrency=1, polling_interval_sec=1)

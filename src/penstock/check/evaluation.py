@@ -221,8 +221,8 @@ def _read(path: Path, shown: str) -> pa.Table:
     try:
         if suffixes and suffixes[-1] in {".parquet", ".pq"}:
             return pq.read_table(path, partitioning=None)
-        if {".csv", ".tsv"} & set(suffixes[-2:]):
-            return _read_csv(path, delimiter="\t" if ".tsv" in suffixes else ",")
+        if suffixes and suffixes[-1] == ".csv":
+            return _read_csv(path)
         reason = f'"{path.suffix or path.name}" is neither CSV nor Parquet'
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
@@ -233,12 +233,11 @@ def _read(path: Path, shown: str) -> pa.Table:
     )
 
 
-def _read_csv(path: Path, *, delimiter: str) -> pa.Table:
+def _read_csv(path: Path) -> pa.Table:
     def read(types: dict[str, Any]) -> pa.Table:
         words = {"null_values": list(_MISSING_WORDS), "strings_can_be_null": True}
         return pacsv.read_csv(
             path,
-            parse_options=pacsv.ParseOptions(delimiter=delimiter),
             convert_options=pacsv.ConvertOptions(column_types=types, **words),
         )
 

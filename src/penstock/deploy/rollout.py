@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from penstock.config import ModelConfig
 from penstock.deploy.canary import Batch, Judgement, may_step
@@ -127,8 +128,7 @@ def decide(
         return _share(change, engine, of, step=of.step + 1, reason=f"No harm seen; now {share} %.")
     if last and judgement.verdict is Verdict.PASSED and may_step(here):
         return release(change, engine, of, reason=judgement.sentence)
-    ends = of.started_at + timedelta(seconds=of.settings["horizon_s"])
-    if change.now >= ends:
+    if change.now >= _window_ends(of):
         return hold(
             change,
             of,
@@ -161,7 +161,15 @@ def go_on(change: Change, engine: Engine, of: Rollout) -> Rollout:
     """Let a held rollout continue at its share, with a new window."""
     if of.state is not RolloutState.PAUSED:
         raise _not(of, "resumed")
-    return _share(change, engine, of, step=of.step, reason=f"Resumed by {change.actor}.")
+    resumed = {**of.settings, "resumed_at": change.now.isoformat()}
+    return _share(
+        change,
+        engine,
+        of,
+        step=of.step,
+        reason=f"Resumed by {change.actor}.",
+        settings=resumed,
+    )
 
 
 def step_now(change: Change, engine: Engine, of: Rollout, share: int | None) -> Rollout:
@@ -287,7 +295,16 @@ def enqueue_stage(change: Change, engine: Engine, of: Run, stage: str) -> None:
     runs.enqueued(change.connection, of, stretch)
 
 
-def _share(change: Change, engine: Engine, of: Rollout, *, step: int, reason: str) -> Rollout:
+def _window_ends(of: Rollout) -> datetime:
+    """Return when an undecided canary is held; a resumed one has its whole window again."""
+    resumed_at = of.settings.get("resumed_at")
+    began = of.started_at if resumed_at is None else datetime.fromisoformat(resumed_at)
+    return began + timedelta(seconds=of.settings["horizon_s"])
+
+
+def _share(
+    change: Change, engine: Engine, of: Rollout, *, step: int, reason: str, **columns: Any
+) -> Rollout:
     shared = rollouts.move(
         change,
         of,
@@ -298,6 +315,7 @@ def _share(change: Change, engine: Engine, of: Rollout, *, step: int, reason: st
         look=of.look + 1,
         next_look_at=_next(change.now, of),
         hold_until=None,
+        **columns,
     )
     _split(change, shared, share=shared.share)
     _enqueue_look(change, engine, shared)

@@ -3,5 +3,4 @@
 period      run a period's checks: drift, quality on the labels that have come, service
 tables      the prediction log's Parquet, asked with DuckDB
 alerts      which alerts open, go on and close
-states      the one word that the fleet page shows
 """

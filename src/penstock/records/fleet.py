@@ -475,9 +475,10 @@ def _why(state: str, row: Any, alerts: Sequence[Alert]) -> tuple[str, datetime |
         return row["rollout_reason"] or "", None
     if state == "Approval":
         return "Waits for people; all evidence is in.", row["asked_at"]
-    if state == "Healthy":
-        return "", None
-    return row["newest_reason"] or "", row["newest_at"]
+    if row["newest_state"] == RunState.SUCCEEDED:
+        by_hand = "A person went back to the version before." if state == "Rolled back" else ""
+        return by_hand, None
+    return ("", None) if state == "Healthy" else (row["newest_reason"] or "", row["newest_at"])
 
 
 def _overdue(row: Any) -> str:
