@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from penstock.domain import RunState
 from tests.unit import web_seed
@@ -75,6 +75,26 @@ def test_a_canary_is_followed_to_full_traffic_and_its_plot_grows(home: House, pa
         expect(page.locator("#verdict h2")).to_have_text("v2 serves all requests.")
         expect(page.locator("#live")).to_have_count(0)
         assert page.evaluate("document.querySelectorAll('#p-errors canvas').length") == 1
+
+
+def test_a_page_is_live_also_when_the_stream_extension_arrives_late(
+    home: House, page: Page
+) -> None:
+    web_seed.live(home, "fraud-card")
+    run = web_seed.check_in_test(home, web_seed.build(home, home.push("fraud-card")))
+    web_seed.ask(home, run)
+    going = web_seed.look(home, web_seed.release(home, run), times=2)
+
+    def late(route: Route) -> None:
+        page.wait_for_timeout(500)
+        route.continue_()
+
+    with listening(home) as url:
+        page.route("**/hx-sse.min.js*", late)
+        page.goto(f"{url}/rollouts/{going.id}")
+        web_seed.look(home, going, times=12)
+
+        expect(page.locator("#verdict h2")).to_have_text("v2 serves all requests.")
 
 
 def test_the_rollout_page_rolls_back_after_asking_once(home: House, page: Page) -> None:
