@@ -31,7 +31,7 @@ pictures: .venv/ready  ## the README's pictures, from a running demo
 
 lock: $(UV)  ## resolve anew; requirements.lock is the only place of exact versions
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --group dev pyproject.toml -o requirements.lock
+	  --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock
 
 .venv/ready: $(UV) pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(UV) venv --quiet --python 3.11 .venv || $(UV) venv --quiet .venv

@@ -248,6 +248,25 @@ class Step:
     reason: str
     log: str | None
     """Path below PENSTOCK_HOME; None for a step that writes none."""
+    progress: float | None = None
+    """From 0 to 1; None where nobody can say."""
+    left_s: float | None = None
+    """Seconds that it will still take, estimated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file that belongs to a version: its attestation, its bill of materials, a report."""
+
+    model: str
+    number: int
+    name: str
+    """``attestation``, ``bom``, ``lock``, ``tracking``, ``inputs``, ``card``, …"""
+    media_type: str
+    digest: str
+    """In the artifact store."""
+    bytes: int
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

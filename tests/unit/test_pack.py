@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.build.outcome import Built
 from penstock.build.pack import (
     Facts,
     description,
@@ -16,7 +17,6 @@ from penstock.build.pack import (
     unpack,
     with_signature,
 )
-from penstock.build.train import Built
 from penstock.errors import IntegrityError, NotFoundError, StoppedError
 from tests.fakes import MemoryStore
 

@@ -13,8 +13,10 @@ import pytest
 
 from penstock.adapters.bubblewrap import Bubblewrap
 from penstock.build.checkout import FILE_TIME_S
+from penstock.build.data import bind_data
 from penstock.build.detect import model_places
-from penstock.build.train import Plan, bind_data, collect, interpreter_folders, training_command
+from penstock.build.outcome import collect
+from penstock.build.train import Plan, interpreter_folders, training_command
 from penstock.config import DataSource, ModelConfig
 from penstock.errors import StoppedError
 from penstock.ports import Finished

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from penstock.build.train import Built
+from penstock.build.outcome import Built
 from penstock.domain import JSON
 from penstock.errors import IntegrityError, StoppedError, UnreachableError
 from penstock.ports import ArtifactStore

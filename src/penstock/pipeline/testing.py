@@ -22,8 +22,7 @@ from penstock.deploy import approval, rollout, staging
 from penstock.domain import JSON, CheckResult, Environment, RunState, Verdict, Version
 from penstock.errors import StoppedError
 from penstock.inference.endpoint import Endpoint
-from penstock.pipeline.building import evaluation_of
-from penstock.pipeline.tools import Work, answers_of, reasons, worst
+from penstock.pipeline.tools import Work, answers_of, evaluation_of, reasons, worst
 from penstock.records import rollouts, runs
 
 READY_S = 120.0

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.check.answers import Answers, Ask, AskError
+from penstock.check.evaluation import Evaluation, read_evaluation
 from penstock.config import ModelConfig
 from penstock.deploy import rollout
-from penstock.domain import JSON, CheckResult, Environment, Run, Verdict, Version
+from penstock.domain import JSON, CheckResult, Document, Environment, Run, Verdict, Version
 from penstock.errors import PenstockError
 from penstock.inference.asking import Told, WorkerAnswerError
 from penstock.inference.endpoint import Endpoint
@@ -28,7 +29,7 @@ from penstock.ports import (
     Notifier,
     Sandbox,
 )
-from penstock.records import runs
+from penstock.records import documents, runs
 from penstock.records.database import Database
 
 
@@ -110,6 +111,27 @@ class Work:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def document(self, name: str, path: Path, media_type: str) -> str:
+        """Store a file as one of the version's documents; return its digest."""
+        digest = self.tools.store.put(path)
+        of = Document(
+            self.run.model,
+            self.run.number,
+            name,
+            media_type,
+            digest,
+            path.stat().st_size,
+            self.tools.clock(),
+        )
+        with self.tools.database.write() as connection:
+            documents.add(connection, of)
+        return digest
+
+    def progress(self, step: str, share: float | None, left_s: float | None = None) -> None:
+        """Note how far a running step is, from 0 to 1, and the seconds it will still take."""
+        with self.tools.database.write() as connection:
+            runs.progress(connection, self.run, (self.stage, step), share=share, left_s=left_s)
+
     def keep(self, results: Sequence[CheckResult]) -> None:
         """Keep what checks found."""
         with self.tools.database.write() as connection:
@@ -180,6 +202,19 @@ class Work:
                 reason=reason,
                 now=self.tools.clock(),
             )
+
+
+def evaluation_file(work: Work, suffix: str) -> Path:
+    """Return where a run keeps its evaluation data."""
+    return work.folder / f"evaluation{suffix}"
+
+
+def evaluation_of(work: Work, config: ModelConfig) -> Evaluation | None:
+    """Read the run's evaluation data; None without ``[evaluate]``."""
+    if config.evaluate is None:
+        return None
+    suffix = Path(config.evaluate.data).suffix
+    return read_evaluation(evaluation_file(work, suffix), config.evaluate)
 
 
 def answers_of(told: Told, signature: JSON | None) -> Answers:

@@ -357,6 +357,28 @@ def end_step(
     )
 
 
+def progress(
+    connection: sa.Connection,
+    of: Run,
+    at: tuple[str, str],
+    *,
+    share: float | None,
+    left_s: float | None,
+) -> None:
+    """Note how far a running step is, from 0 to 1, and the seconds it will still take."""
+    connection.execute(
+        step.update()
+        .where(
+            step.c.run_id == of.id,
+            step.c.stage == at[0],
+            step.c.name == at[1],
+            step.c.attempt == of.attempt,
+            step.c.state == "running",
+        )
+        .values(progress=share, left_s=left_s)
+    )
+
+
 def steps(connection: sa.Connection, run_id: int) -> list[Step]:
     """Return a run's steps in the order in which they began."""
     query = sa.select(step).where(step.c.run_id == run_id).order_by(step.c.started_at)

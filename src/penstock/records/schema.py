@@ -95,6 +95,33 @@ step = sa.Table(
     sa.Column("ended_at", Time),
     sa.Column("reason", sa.Text, nullable=False, default=""),
     sa.Column("log", sa.String),
+    sa.Column("progress", sa.Float),
+    sa.Column("left_s", sa.Float),
+)
+
+document = sa.Table(
+    "document",
+    metadata,
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("media_type", sa.String, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    sa.ForeignKeyConstraint(["model", "number"], ["version.model", "version.number"]),
+    sa.Index("document_digest", "digest"),
+)
+
+kept_step = sa.Table(
+    "kept_step",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("model", sa.String(63), sa.ForeignKey("model.name"), nullable=False),
+    sa.Column("step", sa.String, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("result", sa.JSON, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
 )
 
 check_result = sa.Table(
