@@ -216,7 +216,7 @@ class Version:
     """penstock.toml as read from the commit, defaults filled in."""
     artifact_digest: str | None
     """SHA-256 of the manifest of the packed folder. The identity; the number is for people.
-    None until the build seals the version, frozen from then on, as are the next five."""
+    None until the build seals the version, frozen from then on, as are the next six."""
     lock_digest: str | None
     """SHA-256 of the resolved environment; versions with the same lock share an environment."""
     data_digest: str | None
@@ -224,6 +224,8 @@ class Version:
     signature: JSON | None
     """``{"columns": [{"name", "datatype", "optional"}], "task", "classes"}``."""
     sandbox_level: str | None
+    attestation_digest: str | None
+    """SHA-256 of the signed statement of its origin."""
     sealed_at: datetime | None
     card: str
     """Text of CARD.md, or empty."""
@@ -347,6 +349,8 @@ class Deployment:
     lease_until: datetime | None
     """A challenger's: when it has passed unrenewed, the champion gets all requests back."""
     rollout_id: int | None
+    attestation_digest: str | None = None
+    """Of the version; without one, or with one that proves nothing, it is not loaded."""
 
 
 @dataclass(frozen=True, slots=True)

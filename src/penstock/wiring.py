@@ -98,6 +98,20 @@ def secret(home: Path, name: str) -> str:
     return path.read_text(encoding="ascii")
 
 
+def signing_key(home: Path, records: Database) -> None:
+    """Make the key that attestations are signed with, once for a home; the journal tells it."""
+    from penstock.build.signing import Keys
+
+    keys = Keys(home)
+    if not keys.made() and not keys.trust.exists():
+        with records.change("penstock") as change:  # one at a time: the key is made once
+            if not keys.made():
+                key = keys.make(now=change.now)
+                change.journal("key.made", {"key": key.id})
+            else:
+                change.journal("key.known", {"key": keys.current().id})
+
+
 def store(home: Path) -> ArtifactStore:
     """Return the artifact store."""
     from penstock.adapters.file_store import FileStore
@@ -133,9 +147,11 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
 
     started = workers(home, settings)
     key = secret(home, "webhook").encode()
+    records = database(home)
+    signing_key(home, records)
     return Tools(
         home=home,
-        database=database(home),
+        database=records,
         engine=work,
         store=store(home),
         sandbox=started.sandbox,
@@ -190,7 +206,7 @@ def run_engine(home: Path, settings: ServerSettings) -> None:
 
 def run_gateway(home: Path, settings: ServerSettings) -> None:
     """Answer predictions until told to stop."""
-    from penstock.build import pack
+    from penstock.build import provenance
     from penstock.inference.gateway import Gateway, GatewaySettings, serve
     from penstock.records import rollouts
 
@@ -201,7 +217,14 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
             return rollouts.deployments(connection)
 
     def start_worker(deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
-        folder = pack.unpack(deployment.artifact_digest, kept, home / "models")
+        claim = provenance.Claim(
+            deployment.model,
+            deployment.number,
+            deployment.artifact_digest,
+            deployment.lock_digest,
+            deployment.attestation_digest,
+        )
+        folder = provenance.unpacked(claim, kept, home)
         command = made.command(folder, deployment.lock_digest, [], socket=path)
         return made.sandbox.start(command, stderr=subprocess.PIPE)
 
@@ -270,7 +293,9 @@ def serve(home: Path, settings: ServerSettings, *, only: str | None = None) -> N
             end_with_parent()
         _RUN[only](home, settings)
         return
-    database(home).close()
+    records = database(home)
+    signing_key(home, records)
+    records.close()
     engine(home, settings).close()
     _ports_free(settings)
     _say_sandbox(home, settings)

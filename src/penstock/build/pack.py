@@ -126,8 +126,7 @@ def unpack(digest: str, store: ArtifactStore, models_root: Path) -> Path:
     models_root.mkdir(parents=True, exist_ok=True)
     target = models_root / digest
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=models_root) as name:
-        store.get(digest, Path(name, "manifest.json"))
-        manifest = _manifest(Path(name, "manifest.json"), digest)
+        manifest = _fetched(digest, store, Path(name))
         if not target.exists():
             fresh = Path(name, "version")
             for path, file in manifest.items():
@@ -143,6 +142,24 @@ def unpack(digest: str, store: ArtifactStore, models_root: Path) -> Path:
     return target
 
 
+def contents(digest: str, store: ArtifactStore) -> dict[str, str]:
+    """Return the digest by path of every file of a packed version, as its manifest says."""
+    with tempfile.TemporaryDirectory(prefix="penstock-") as name:
+        manifest = _fetched(digest, store, Path(name))
+    return {path: str(entry["sha256"]) for path, entry in manifest.items()}
+
+
+def faults(folder: Path, expected: Mapping[str, str]) -> list[str]:
+    """Compare a folder with the digest by path of what was packed; say what is not so."""
+    found = {path.relative_to(folder).as_posix(): path for path in _entries(folder)}
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    wrong += [f"{name} was added" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name].is_symlink() or _sha256(found[name]) != expected[name]:
+            wrong.append(f"{name} was changed")
+    return wrong
+
+
 def store_file(path: Path, store: ArtifactStore) -> str:
     """Store one file of a checkout, such as the evaluation data, and return its digest.
 
@@ -155,18 +172,19 @@ def store_file(path: Path, store: ArtifactStore) -> str:
 
 
 def _verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
-    found = {path.relative_to(folder).as_posix(): path for path in _entries(folder)}
-    faults = [f"{name} is missing" for name in sorted(manifest.keys() - found.keys())]
-    faults += [f"{name} was added" for name in sorted(found.keys() - manifest.keys())]
-    for name in sorted(manifest.keys() & found.keys()):
-        if found[name].is_symlink() or _sha256(found[name]) != manifest[name]["sha256"]:
-            faults.append(f"{name} was changed")
-    if faults:
+    wrong = faults(folder, {path: entry["sha256"] for path, entry in manifest.items()})
+    if wrong:
         raise IntegrityError(
             "PS113",
-            f"The unpacked version at {folder} is not what was packed: {'; '.join(faults[:5])}.",
+            f"The unpacked version at {folder} is not what was packed: {'; '.join(wrong[:5])}.",
             hint=f"Find out who wrote there, then remove {folder}: it is unpacked anew.",
         )
+
+
+def _fetched(digest: str, store: ArtifactStore, folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    file = folder / "manifest.json"
+    store.get(digest, file)
+    return _manifest(file, digest)
 
 
 def _manifest(file: Path, digest: str) -> Mapping[str, Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
     project      init, check, plan, connect, push      looking     status, watch, logs, list, …
     deciding     approve, reject, promote, rollback, … machine     serve, demo, doctor, token, …
+    trust        key, verify, export
 
 A command is a thin client of the server: it parses, makes one request and writes the answer.
 """
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import deciding, looking, machine, project
+from penstock.cli import deciding, looking, machine, project, trust
 from penstock.cli.session import Session
 
 app = typer.Typer(
@@ -68,3 +69,4 @@ for module in (project, looking, deciding, machine):
 app.add_typer(machine.audit, name="audit")
 app.add_typer(machine.token, name="token")
 app.add_typer(machine.config, name="config")
+app.add_typer(trust.key, name="key")

@@ -45,7 +45,7 @@ def serve(
 ) -> None:
     """Run the server until it is stopped."""
     session(ctx)
-    home = _home()
+    home = state_folder()
     stated = {"host": host, "port": port, "predict_port": predict_port}
     settings = _settings(home, {key: value for key, value in stated.items() if value is not None})
     if only not in (None, "control", "engine", "gateway"):
@@ -71,7 +71,7 @@ def demo(
 def doctor(ctx: typer.Context) -> int:
     """Look at this machine: Python, tools, disk, ports, sandbox."""
     here = session(ctx)
-    home = _home()
+    home = state_folder()
     seen = list(_examine(home))
     for one in seen:
         here.write(f"{one.subject:<10}  {one.text}", mark=one.verdict)
@@ -158,7 +158,7 @@ def audit_verify(ctx: typer.Context) -> None:
     from penstock.records import journal
 
     here = session(ctx)
-    with _database() as database, database.read() as connection:
+    with records_here() as database, database.read() as connection:
         count = journal.verify(connection)
     here.write(f"{count:,} entries, chain whole", mark="passed")
     here.data("audit", {"entries": count, "whole": True})
@@ -175,7 +175,7 @@ def audit_show(
     from penstock.records import journal
 
     here = session(ctx)
-    with _database() as database, database.read() as connection:
+    with records_here() as database, database.read() as connection:
         found = journal.entries(connection, model=model, most=most)
     rows = [(str(one.seq), one.ts[:19], one.actor, one.action, one.body) for one in found]
     for line in columns(rows):
@@ -200,7 +200,7 @@ def token_create(
     if role not in tokens.ROLES:
         known = ", ".join(tokens.ROLES)
         raise UsageError("PS071", f'"{role}" is no role.', hint=f"Choose from {known}.")
-    with _database(make=True) as database, database.change(_actor()) as change:
+    with records_here(make=True) as database, database.change(person_here()) as change:
         text = tokens.create(change, person, tokens.ROLES[role], life=timedelta(days=days))
     here.write(text)
     here.data("token", {"token": text, "person": person, "role": role, "days": days})
@@ -214,7 +214,7 @@ def token_list(ctx: typer.Context) -> None:
     from penstock.records import tokens
 
     here = session(ctx)
-    with _database() as database, database.read() as connection:
+    with records_here() as database, database.read() as connection:
         found = tokens.listed(connection)
     rows = [
         (
@@ -238,7 +238,7 @@ def token_revoke(
     from penstock.records import tokens
 
     here = session(ctx)
-    with _database() as database, database.change(_actor()) as change:
+    with records_here() as database, database.change(person_here()) as change:
         tokens.revoke(change, token_id)
     here.write(f"token {token_id} is revoked", mark="passed")
     here.data("token", {"id": token_id, "revoked": True})
@@ -297,7 +297,8 @@ def explain(
     here.data("word", {"word": word.lower(), "meaning": sentence})
 
 
-def _home() -> Path:
+def state_folder() -> Path:
+    """Return this computer's PENSTOCK_HOME."""
     from penstock.config import state_home
 
     return state_home(os.environ, is_root=os.geteuid() == 0)
@@ -310,10 +311,11 @@ def _settings(home: Path, options: Mapping[str, Any] | None = None) -> ServerSet
 
 
 @contextmanager
-def _database(*, make: bool = False) -> Generator[Database]:
+def records_here(*, make: bool = False) -> Generator[Database]:
+    """Give the records of this computer's home."""
     from penstock.records.database import Database
 
-    path = _home() / "penstock.db"
+    path = state_folder() / "penstock.db"
     if not path.exists() and not make:
         raise UnreachableError(
             "PS070",
@@ -330,7 +332,7 @@ def _database(*, make: bool = False) -> Generator[Database]:
         database.close()
 
 
-def _actor() -> str:
+def person_here() -> str:
     """Return who is at the keyboard, as the journal names them."""
     import getpass
 

@@ -21,10 +21,9 @@ from penstock.check.evaluation import infer_signature, read_evaluation
 from penstock.config import ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
-from penstock.pipeline import checking
+from penstock.pipeline import attesting, checking
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
 from penstock.ports import Finished
-from penstock.records import runs
 from penstock.records.runs import Seal
 
 
@@ -33,13 +32,13 @@ async def build(work: Work) -> None:
     # Asked in a step: storing seals the version, and a replay must take the same way again.
     known = await work.durable("begin", lambda: {"sealed": work.version().sealed_at is not None})
     if not known["sealed"]:
-        lock_digest = await _train(work)
-        await work.step("store", lambda: store(work, lock_digest))
+        prepared = await _train(work)
+        await work.step("store", lambda: store(work, prepared))
     await work.durable("checks", lambda: checking.checks(work))
 
 
-async def _train(work: Work) -> str:
-    """Do step train: checkout, environment, the project's command, its model; return the lock."""
+async def _train(work: Work) -> JSON:
+    """Do step train: checkout, environment, command, model; return what was prepared."""
     # Three durable parts of one noted step: the command must be one that can be killed.
     prepared = await work.durable("train: prepare", lambda: _noted(work, lambda: prepare(work)))
     plan = plan_of(work, prepared)
@@ -57,7 +56,7 @@ async def _train(work: Work) -> str:
     await work.durable(
         "train: collect", lambda: _noted(work, lambda: collect(work, plan, finished), ends=True)
     )
-    return str(prepared["lock"])
+    return cast("JSON", prepared)
 
 
 def _noted(work: Work, action: Any, *, ends: bool = False) -> JSON:
@@ -172,11 +171,11 @@ def stage(work: Work, plan: Plan, built: Built) -> None:
     )
 
 
-def store(work: Work, lock_digest: str) -> JSON:
-    """Say what the version is, pack it, store it by digest, read it back, and seal it."""
+def store(work: Work, prepared: JSON) -> JSON:
+    """Say what the version is, pack it, store it by digest, read it back, sign and seal it."""
     tools, config = work.tools, work.config()
+    lock_digest = str(prepared["lock"])
     staged = work.folder / "version"
-    lock = work.folder / "requirements.lock"
     described = tools.workers.describe(staged, lock_digest)
     work.report("describe").write_text(json.dumps(described), encoding="utf-8")
     evaluation = evaluation_of(work, config)
@@ -191,17 +190,13 @@ def store(work: Work, lock_digest: str) -> JSON:
         )
         pack.with_signature(staged, signature)
     digest = pack.pack(staged, tools.store)
-    pack.store_file(lock, tools.store)
     pack.unpack(digest, tools.store, tools.home / "models")
     seal = Seal(
         artifact_digest=digest,
         lock_digest=lock_digest,
         data_digest=evaluation.digest if evaluation is not None else None,
         signature=signature,
-        sandbox_level=tools.sandbox.level().level,
+        sandbox_level=str(prepared["sandbox"]),
     )
-    version = work.version()
-    if version.sealed_at is None:
-        with tools.database.change(work.actor) as change:
-            runs.seal(change, version, seal)
+    attesting.seal(work, plan_of(work, prepared), prepared, seal)
     return {"reason": f"artifact {digest[:12]}"}

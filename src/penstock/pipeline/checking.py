@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from penstock.build import pack
+from penstock.build import provenance
 from penstock.check import explain as explaining
 from penstock.check import fairness as fair
 from penstock.check import smoke
@@ -22,6 +22,7 @@ from penstock.domain import JSON, CheckResult, Verdict
 from penstock.errors import StoppedError
 from penstock.inference.asking import Worker
 from penstock.monitor.period import reference
+from penstock.pipeline import attesting
 from penstock.pipeline.tools import (
     Work,
     answers_of,
@@ -49,9 +50,9 @@ def checks(work: Work) -> JSON:
             "PS240", loads.summary, hint="Mend what the error names and push again."
         )
     version, config = work.version(), work.config()
-    assert version.artifact_digest is not None, f"{version} is not sealed"
     assert version.lock_digest is not None, f"{version} is not sealed"
-    folder = pack.unpack(version.artifact_digest, work.tools.store, work.tools.home / "models")
+    claim = attesting.claim_of(version)
+    folder = provenance.unpacked(claim, work.tools.store, work.tools.home)
     evaluation = evaluation_of(work, config)
     if evaluation is None or version.signature is None:
         none = CheckResult(

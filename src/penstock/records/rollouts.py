@@ -62,7 +62,12 @@ def deployments(
 ) -> list[Deployment]:
     """Return what runs, or should; the gateway makes it true."""
     query = (
-        sa.select(deployment, version.c.lock_digest, version.c.signature)
+        sa.select(
+            deployment,
+            version.c.lock_digest,
+            version.c.signature,
+            version.c.attestation_digest,
+        )
         .join(
             version,
             (version.c.model == deployment.c.model) & (version.c.number == deployment.c.number),

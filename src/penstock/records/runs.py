@@ -276,6 +276,8 @@ class Seal:
     data_digest: str | None
     signature: JSON | None
     sandbox_level: str
+    attestation_digest: str | None = None
+    """Of the signed statement of its origin; a version without one is not served."""
 
 
 def seal(change: Change, of: Version, seal: Seal) -> None:
@@ -293,6 +295,7 @@ def seal(change: Change, of: Version, seal: Seal) -> None:
             data_digest=seal.data_digest,
             signature=dict(seal.signature) if seal.signature is not None else None,
             sandbox_level=seal.sandbox_level,
+            attestation_digest=seal.attestation_digest,
             sealed_at=change.now,
         )
     )
@@ -306,6 +309,7 @@ def seal(change: Change, of: Version, seal: Seal) -> None:
             "lock": seal.lock_digest,
             "data": seal.data_digest,
             "sandbox": seal.sandbox_level,
+            "attestation": seal.attestation_digest,
         },
     )
 

@@ -79,6 +79,7 @@ version = sa.Table(
     sa.Column("data_digest", sa.String(64)),
     sa.Column("signature", sa.JSON),
     sa.Column("sandbox_level", sa.String),
+    sa.Column("attestation_digest", sa.String(64)),
     sa.Column("sealed_at", Time),
     sa.Column("created_at", Time, nullable=False),
 )
