@@ -9,13 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.json_format import ParseDict
-from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import (
-    Provenance,  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
-)
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from penstock.adapters.file_store import FileStore
@@ -99,10 +97,10 @@ def test_the_statement_is_an_in_toto_statement_with_slsa_provenance(home: Home) 
 
     stated = home.keys.verify(home.envelope(claim)).statement
 
-    parsed = Statement([], "", {})
+    parsed: Any = Statement([], "", {})
     ParseDict(dict(stated), parsed.pb)
     parsed.validate()
-    whole: Any = Provenance()
+    whole = cast("Any", provenance_pb2).Provenance()
     ParseDict(stated["predicate"], whole)  # refuses any field that the predicate does not have
     assert whole.build_definition.external_parameters["command"] == "python train.py"
     assert whole.run_details.metadata.invocation_id == "run/7/attempt/1"
