@@ -167,6 +167,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         predict_url=predict_url(settings),
         url=settings.address,
         reached=_fail_point(home, os.environ),
+        build_threads=max(1, len(os.sched_getaffinity(0)) // settings.builds),
     )
 
 

@@ -209,14 +209,18 @@ def test_a_function_runs_by_our_program_in_the_projects_python(tmp_path: Path) -
     assert set(interpreter_folders(plan.python)) < set(command.read)
 
 
-LINEAR = """\
+SCORED = """\
 import train as project_file
-from sklearn.linear_model import LogisticRegression
 import pandas as pd
 
+class Model:
+    def predict(self, rows):
+        return rows["a"] > 1
+    def predict_proba(self, rows):
+        return [[1 - a / 4, a / 4] for a in rows["a"]]
+
 def fit():
-    frame = pd.DataFrame({"a": [0.0, 1.0, 2.0, None], "b": [1, 0, 1, 0]}).fillna(5)
-    return LogisticRegression().fit(frame, [0, 1, 0, 1]), frame
+    return Model(), pd.DataFrame({"a": [0.5, 2.0, 3.0], "b, c": ["x", None, 'q"']})
 """
 PLAIN = """\
 class Model:
@@ -249,20 +253,16 @@ def called(root: Path, function: str, text: str = PLAIN) -> str:
 
 
 def test_what_a_function_returns_is_saved_with_golden_rows(tmp_path: Path) -> None:
-    import joblib
-    import pandas as pd
+    printed = called(tmp_path, "fit", SCORED)
 
-    printed = called(tmp_path, "fit", LINEAR)
-
-    assert "saved LogisticRegression as models/model.joblib" in printed
-    model = joblib.load(tmp_path / "models/model.joblib")
-    rows = list(csv.DictReader((tmp_path / "golden.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["a", "b", "prediction", "probability"]
-    assert len(rows) == 4
-    inputs = pd.DataFrame([{"a": float(row["a"]), "b": int(row["b"])} for row in rows])
-    assert [int(row["prediction"]) for row in rows] == model.predict(inputs).tolist()
-    told = [float(row["probability"]) for row in rows]
-    assert told == model.predict_proba(inputs)[:, 1].tolist()
+    assert "saved Model as models/model.joblib" in printed
+    assert (tmp_path / "models/model.joblib").stat().st_size > 0
+    assert list(csv.reader((tmp_path / "golden.csv").read_text().splitlines())) == [
+        ["a", "b, c", "prediction", "probability"],
+        ["0.5", "x", "False", "0.125"],
+        ["2.0", "", "True", "0.5"],
+        ["3.0", 'q"', "True", "0.75"],
+    ]
 
 
 @pytest.mark.parametrize("function", ["alone", "unnamed"])

@@ -142,6 +142,7 @@ def plan_of(work: Work, prepared: JSON) -> Plan:
         run=prepared["run"],
         model_globs=tuple(prepared["globs"]),
         dependency_file=prepared["dependencies"],
+        threads=work.tools.build_threads,
     )
 
 
