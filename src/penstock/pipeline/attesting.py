@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 from penstock import __version__
-from penstock.build import checkout, pack, provenance, signing, train
+from penstock.build import bom, checkout, pack, provenance, signing, train
 from penstock.build.provenance import Claim, Origin, Source
 from penstock.build.train import Plan
 from penstock.domain import JSON, Document, Version
 from penstock.pipeline.tools import Work
-from penstock.ports import ArtifactStore
 from penstock.records import documents, runs
 from penstock.records.runs import Seal
 
@@ -44,20 +43,52 @@ def seal(work: Work, plan: Plan, prepared: JSON, found: Seal) -> None:
     version = work.version()
     if version.sealed_at is not None:
         return
-    keys = signing.Keys(work.tools.home)
     claim = Claim(version.model, version.number, found.artifact_digest, found.lock_digest, None)
     files = pack.contents(found.artifact_digest, work.tools.store)
-    lock = work.folder / "requirements.lock"
-    kept = [_kept(work, "lock", lock, "text/plain")]
     origin = _origin(work, plan, prepared, found)
+    kept = [_kept(work, "lock", work.folder / "requirements.lock", "text/plain")]
+    bill = _written(work, "bom.json", _bill(work, claim, files, origin))
+    kept.append(_kept(work, "bom", bill, bom.MEDIA_TYPE))
+    origin = replace(origin, byproducts=[*origin.byproducts, Source("bom", kept[-1].digest)])
     stated = provenance.statement(claim, files, origin)
-    envelope = _written(work, "attestation.json", keys.sign(stated))
+    envelope = _written(work, "attestation.json", signing.Keys(work.tools.home).sign(stated))
     kept.append(_kept(work, "attestation", envelope, signing.MEDIA_TYPE))
     with work.tools.database.change(work.actor) as change:
         for document in kept:
             documents.add(change.connection, document)
         attested = replace(found, attestation_digest=kept[-1].digest)
         runs.seal(change, version, attested)
+
+
+def _bill(work: Work, claim: Claim, files: Mapping[str, str], origin: Origin) -> bytes:
+    """Write the bill of materials, and the report of the licences in it."""
+    staged, lock = work.folder / "version", work.folder / "requirements.lock"
+    python = work.tools.environments.python(claim.lock_digest)
+    packages = bom.packages(lock.read_text(encoding="utf-8"), python)
+    work.report("licences").write_text(json.dumps(bom.licences(packages)), encoding="utf-8")
+    description = pack.description(staged)
+    models = bom.model_files(staged, files)
+    bill = bom.Bill(
+        claim=claim,
+        description=description,
+        python=origin.python,
+        packages=packages,
+        files=models,
+        data=[*origin.data, *([origin.evaluation] if origin.evaluation is not None else [])],
+        card=work.version().card,
+        own_metrics=_own_metrics(work),
+        at=origin.ended_at,
+    )
+    return bom.write(bill, code=bom.runs_code(staged, description, models))
+
+
+def _own_metrics(work: Work) -> dict[str, float]:
+    report = work.report("tracking")
+    if not report.is_file():
+        return {}
+    told = cast("dict[str, Any]", json.loads(report.read_text(encoding="utf-8")))
+    found = cast("dict[str, Any]", told.get("metrics") or {})
+    return {name: float(v) for name, v in found.items() if isinstance(v, (int, float))}
 
 
 def _origin(work: Work, plan: Plan, prepared: JSON, found: Seal) -> Origin:
@@ -143,8 +174,7 @@ def _byproducts(work: Work) -> Iterator[Source]:
 
 
 def _kept(work: Work, name: str, path: Path, media_type: str) -> Document:
-    store: ArtifactStore = work.tools.store
-    digest, size = store.put(path), path.stat().st_size
+    digest, size = work.tools.store.put(path), path.stat().st_size
     run = work.run
     return Document(run.model, run.number, name, media_type, digest, size, work.tools.clock())
 
