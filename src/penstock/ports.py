@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,14 +45,36 @@ class Limits:
 
     seconds: float | None = None
     memory_bytes: int | None = None
-    """Resident, of the whole process group; the address space gets eight times as much."""
+    """Resident, of the command and all its descendants; what uses more is ended with a
+    sentence on its own stderr. The address space gets eight times as much."""
     processes: int | None = 512
+    """Threads count too. Not held where all commands share the server's own user."""
+    open_files: int | None = 4096
     file_bytes: int | None = 16 * 2**30
+    output_bytes: int | None = None
+    """Of the log that another starter keeps (`Sandbox.argv`): its head and its last lines."""
+    cpus: int | None = None
+    """Processors that it may use, of those that the server may."""
+
+
+class Use(StrEnum):
+    """What a command is for: it decides under whose name and how urgently it runs."""
+
+    FETCH = "fetch"
+    """Makes environments; runs no code of a project. Always the same user: the cache is its."""
+    TRAIN = "train"
+    CHECK = "check"
+    WORKER = "worker"
+    """Answers production: at ordinary priority, the others behind it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command in a sandbox: nothing of the machine is there but what is named here."""
+    """A command in a sandbox: nothing of the machine is there but what is named here.
+
+    A server that is root gives each command a user of its own. What it may write is handed
+    over to that user; what it may read must be readable by everybody.
+    """
 
     argv: Sequence[str]
     cwd: Path
@@ -65,6 +88,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """The whole environment, PATH, HOME and LANG aside."""
     network: bool = False
+    use: Use = Use.TRAIN
     limits: Limits = field(default_factory=Limits)
 
 
@@ -73,9 +97,24 @@ class SandboxLevel:
     """How strongly commands are held, as found by running a probe."""
 
     level: str
-    """``full`` (bubblewrap) or ``none`` (limits only)."""
+    """``full``: bubblewrap. ``partial``: Landlock and seccomp. ``none``: limits only.
+    ``external``: the operator says that what Penstock runs in is the sandbox."""
     reason: str
-    """Why it is not full, as a sentence; empty when it is."""
+    """Why it is not full and what code of models can do, as sentences; empty when it is."""
+    fix: str = ""
+    """What to do for a stronger one, as an imperative sentence."""
+
+    @property
+    def warning(self) -> str:
+        """What everybody must be told, as one paragraph; empty for full and external."""
+        if self.level in ("full", "external"):
+            return ""
+        told = f"Sandbox {self.level.upper()}: {self.reason}"
+        fix = f" Fix: {self.fix}" if self.fix else ""
+        return (
+            f"{told}{fix} Versions built now are marked. "
+            'To refuse: [sandbox] mode = "required" in server.toml.'
+        )
 
 
 class Sandbox(Protocol):
@@ -91,12 +130,16 @@ class Sandbox(Protocol):
     def start(self, command: Command, **popen: Any) -> subprocess.Popen[bytes]:
         """Start it, as the leader of a process group of its own; it dies with this process.
 
-        `popen` goes to `subprocess.Popen` (stdin, stdout, stderr, pass_fds).
+        Killing the group ends all that it started, in whatever session. `popen` goes to
+        `subprocess.Popen` (stdin, stdout, stderr, pass_fds).
         """
         ...
 
     def argv(self, command: Command) -> tuple[list[str], dict[str, str]]:
-        """Return the command line and environment that `start` would use, for other starters."""
+        """Return a command line and environment for other starters, good for one start.
+
+        They keep its output in a file, and make it the leader of a session.
+        """
         ...
 
 

@@ -41,7 +41,9 @@ PAUSES_S = (0.0, 0.2, 0.5, 1.0, 2.0)
 """Before a part that died is started again; the last one stays."""
 STEADY_S = 30.0
 TICK_S = 60
-_FOLDERS = ("run", "runs", "models", "log", "parquet", "repositories", "secrets")
+_FOLDERS = ("run", "runs", "models")
+_PRIVATE = ("artifacts", "log", "parquet", "repositories", "secrets")
+"""Of the server alone, whatever the sandbox's level."""
 
 _logger = logging.getLogger(__name__)
 
@@ -53,9 +55,10 @@ def clock() -> datetime:
 
 def sandbox(home: Path, settings: ServerSettings) -> Sandbox:
     """Return the sandbox that this machine offers."""
-    from penstock.adapters.bubblewrap import Bubblewrap
+    from penstock.adapters.sandbox.local import LocalSandbox
 
-    return Bubblewrap(home, settings.sandbox.mode)
+    chosen = settings.sandbox
+    return LocalSandbox(home, chosen.mode, first_user=chosen.first_user)
 
 
 def database_url(home: Path) -> str:
@@ -77,9 +80,14 @@ def prepare(home: Path) -> None:
     """Make the home's folders; a home that cannot be written is said at once."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        for name in _FOLDERS:
+        for name in (*_FOLDERS, *_PRIVATE):
             (home / name).mkdir(exist_ok=True)
-        (home / "secrets").chmod(0o700)
+        for name in _PRIVATE:
+            (home / name).chmod(0o700)
+        os.close(os.open(home / "penstock.db", os.O_WRONLY | os.O_CREAT, 0o600))
+        (home / "penstock.db").chmod(0o600)
+        if os.geteuid() == 0:  # users of sandboxes pass through, and see no names
+            home.chmod(0o711)
     except OSError as error:
         raise UnreachableError(
             "PS811",
@@ -137,7 +145,7 @@ def workers(home: Path, settings: ServerSettings) -> Workers:
     from penstock.pipeline.workers import Workers
 
     held = sandbox(home, settings)
-    return Workers(held, UvEnvironments(home, held))
+    return Workers(held, UvEnvironments(home, held), settings.limits.worker_memory_mb)
 
 
 def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
@@ -166,8 +174,8 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         clock=clock,
         predict_url=predict_url(settings),
         url=settings.address,
+        limits=settings.limits,
         reached=_fail_point(home, os.environ),
-        build_threads=max(1, len(os.sched_getaffinity(0)) // settings.builds),
     )
 
 
@@ -327,13 +335,9 @@ def _ports_free(settings: ServerSettings) -> None:
 
 
 def _say_sandbox(home: Path, settings: ServerSettings) -> None:
-    found = sandbox(home, settings).level()
-    if found.level != "full":
-        sys.stderr.write(
-            f"! Sandbox {found.level.upper()}: {found.reason}\n"
-            "  Code of models can read what this user can read; versions built now are marked.\n"
-            '  To refuse instead: [sandbox] mode = "required" in server.toml.\n'
-        )
+    warning = sandbox(home, settings).level().warning
+    if warning:
+        sys.stderr.write(f"! {warning}\n")
 
 
 def _argv(part: str, home: Path, settings: ServerSettings) -> list[str]:

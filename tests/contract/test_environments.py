@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from penstock.adapters.bubblewrap import Bubblewrap
+from penstock.adapters.sandbox.local import LocalSandbox
 from penstock.adapters.uv_environments import UvEnvironments
 from penstock.build.detect import dependency_file
 from penstock.errors import NotFoundError, StoppedError, UnreachableError
@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def environments(home: Path, wheels: Path) -> UvEnvironments:
     index = ("--no-index", "--find-links", str(wheels))
-    return UvEnvironments(home, Bubblewrap(home), index=index)
+    return UvEnvironments(home, LocalSandbox(home), index=index)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_environment_holds_what_the_lock_says_compiled_and_read_only(
     folder = python.parent.parent
     show = "import demo_alpha as a, demo_beta as b; print(a.VERSION, b.VERSION)"
     command = Command([str(python), "-c", show], cwd=project, read=[project, folder])
-    process = Bubblewrap(home).start(command, stdout=subprocess.PIPE)
+    process = LocalSandbox(home).start(command, stdout=subprocess.PIPE)
     said, _ = process.communicate(timeout=60)
 
     assert said.split() == [b"1.0", b"1.5"]
@@ -360,7 +360,7 @@ def test_an_index_that_does_not_answer_is_worth_another_try(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closed = listener.getsockname()[1]
     index = ("--default-index", f"http://127.0.0.1:{closed}/simple")
-    environments = UvEnvironments(home, Bubblewrap(home), index=index)
+    environments = UvEnvironments(home, LocalSandbox(home), index=index)
     (project / "requirements.txt").write_text("demo-alpha\n")
 
     with pytest.raises(UnreachableError, match="PS214"):
@@ -385,7 +385,7 @@ def test_a_project_that_demands_another_python_is_stopped(
 
 def test_a_python_that_is_installed_may_be_asked_for(home: Path, project: Path) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    environments = UvEnvironments(home, Bubblewrap(home), python=Path(sys.executable))
+    environments = UvEnvironments(home, LocalSandbox(home), python=Path(sys.executable))
 
     _, lock = locked(environments, project, python=version)
 
@@ -401,7 +401,7 @@ def test_a_wheel_that_changed_since_the_lock_is_refused_and_nothing_is_ready(
 
     elsewhere = UvEnvironments(
         wheels.parent / "elsewhere",
-        Bubblewrap(wheels.parent),
+        LocalSandbox(wheels.parent),
         index=("--no-index", "--find-links", str(wheels)),
     )
 

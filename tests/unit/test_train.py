@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from penstock.adapters.bubblewrap import Bubblewrap
+from penstock.adapters.sandbox.local import LocalSandbox
 from penstock.build.checkout import FILE_TIME_S
 from penstock.build.data import bind_data
 from penstock.build.detect import model_places
@@ -353,7 +353,7 @@ def test_training_sees_its_data_but_neither_the_holdout_nor_the_net(
     plan = plan_for(project, evaluate=evaluate)
 
     with log.open("wb") as file:
-        process = Bubblewrap(tmp_path).start(training_command(plan), stdout=file, stderr=file)
+        process = LocalSandbox(tmp_path).start(training_command(plan), stdout=file, stderr=file)
     code = process.wait(timeout=60)
 
     assert code == 0, log.read_text()

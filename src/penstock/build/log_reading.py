@@ -14,6 +14,7 @@ _NETWORK = re.compile(
     r"name resolution|Name or service not known|nodename nor servname|Network is unreachable"
     r"|Failed to resolve|No route to host"
 )
+_STOPPED = "sandbox: ended, "
 _HOST = re.compile(r"""(?:host=|https?://)['"]?(?P<host>[\w-]+(?:\.[\w-]+)+)""")
 
 
@@ -54,6 +55,12 @@ def failure(log: Path, project: Path) -> Failure | None:
         module["module"] if module else None,
         (host["host"] if host else "") if unreachable else None,
     )
+
+
+def stopped_for(log: Path) -> str | None:
+    """Return why the sandbox ended the command, as it noted it last in the log."""
+    told = [line for line in _tail(log) if line.startswith(_STOPPED)]
+    return told[-1].removeprefix("sandbox: ") if told else None
 
 
 def excerpt(log: Path, lines: int = 6) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from penstock.build.checkout import FILE_TIME_S
-from penstock.build.log_reading import Failure, excerpt, failure
+from penstock.build.log_reading import Failure, excerpt, failure, stopped_for
 from penstock.build.train import Plan
 from penstock.errors import StoppedError
 from penstock.ports import Finished
@@ -81,6 +81,9 @@ def collect(plan: Plan, finished: Finished, *, log: Path) -> Built:
 
 
 def _raise_failure(plan: Plan, code: int, log: Path) -> NoReturn:
+    if (ended := stopped_for(log)) is not None:
+        hint = "Make it use less, or raise [build] memory_mb, up to what the operator allows."
+        raise StoppedError("PS209", f"`{plan.run}` was {ended}", hint=hint)
     found = failure(log, plan.checkout)
     if found is None:
         how = f"was ended by signal {code - 128 if code > 128 else -code}"

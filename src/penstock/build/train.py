@@ -6,29 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from penstock.build.entry import is_function
 from penstock.config import ModelConfig
-from penstock.ports import Command, Limits
-
-RUNNER = Path(__file__).with_name("runner.py")
-"""The program that calls ``module:function`` in the project's environment."""
+from penstock.ports import Command, Limits, Use
 
 _QUIET: Mapping[str, str] = {
     "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "1",
     "KEDRO_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NML_DISABLE_USAGE_LOGGING": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-
-_THREADS = (
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS"),
-    *("LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +34,14 @@ class Plan:
     python: Path
     """Of the locked environment."""
     run: str
-    """The command, for a shell, in the project's folder; or ``module:function``."""
+    """The command, for a shell, in the project's folder."""
     model_globs: Sequence[str]
     """Where a new model is looked for."""
     dependency_file: str | None = None
     """For sentences: the file that lacks a package."""
     threads: int = 1
-    """That numerical libraries may use: the machine's, shared by the builds at one time."""
-    masked: Sequence[str] = ()
-    """Files of the project, besides ``[evaluate] data``, that training must not see."""
+    limits: Limits = field(default_factory=Limits)
+    """What the command may use."""
 
 
 def interpreter_folders(python: Path) -> tuple[Path, ...]:
@@ -74,19 +63,16 @@ def training_command(plan: Plan) -> Command:
     build, evaluate = plan.config.build, plan.config.evaluate
     plan.scratch.mkdir(parents=True, exist_ok=True)
     hidden = [] if evaluate is None or evaluate.made_by_build else [plan.checkout / evaluate.data]
-    hidden += [plan.checkout / path for path in plan.masked]
-    argv, programs = ["/bin/sh", "-c", plan.run], list[Path]()
-    if is_function(plan.run):
-        argv, programs = [str(plan.python), str(RUNNER), plan.run.strip()], [RUNNER]
     return Command(
-        argv=argv,
+        argv=["/bin/sh", "-c", plan.run],
         cwd=plan.checkout,
-        read=[*interpreter_folders(plan.python), *programs],
+        read=interpreter_folders(plan.python),
         write=[plan.checkout, plan.scratch],
         mask=hidden,
         env=_environment(plan),
         network=build.network,
-        limits=Limits(seconds=build.timeout_s),
+        use=Use.TRAIN,
+        limits=replace(plan.limits, seconds=build.timeout_s),
     )
 
 
@@ -96,11 +82,11 @@ def _environment(plan: Plan) -> dict[str, str]:
         "PATH": f"{plan.python.parent}:/usr/local/bin:/usr/bin:/bin",
         "TMPDIR": str(plan.scratch),
         "PYTHONPATH": f"{plan.checkout}:{plan.checkout / 'src'}",
-        "PYTHONHASHSEED": str(build.seed),
+        "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
-        "PENSTOCK_SEED": str(build.seed),
+        "PENSTOCK_SEED": "0",
         "MPLBACKEND": "Agg",
-        **dict.fromkeys(_THREADS, str(plan.threads)),
+        "OMP_NUM_THREADS": str(plan.threads),
         "MLFLOW_EXPERIMENT_NAME": plan.config.model.name,
         "MLFLOW_ALLOW_FILE_STORE": "true",
         **_QUIET,

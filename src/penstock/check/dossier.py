@@ -315,8 +315,8 @@ def _lead(subject: Subject, results: Sequence[CheckResult]) -> str:
             sentences.append(_family_sentence(of_family, words))
     if subject.data_made_by_build:
         sentences.append("It was judged on data that its own build made.")
-    if subject.sandbox_level == "none":
-        sentences.append("It was built without isolation from the machine.")
+    if subject.sandbox_level in _ISOLATION:
+        sentences.append(_ISOLATION[subject.sandbox_level])
     points = [result for result in results if result.verdict is Verdict.UNDECIDED]
     if points:
         count = "One point needs" if len(points) == 1 else f"{len(points)} points need"
@@ -340,6 +340,12 @@ def _first_sentence(subject: Subject, results: Sequence[CheckResult]) -> str:
     return f"{version} {text.format(champion=champion)}"
 
 
+_ISOLATION: Mapping[str, str] = {
+    "none": "It was built without isolation from the machine.",
+    "partial": "It was built in a weaker sandbox, which closed files and the network to it.",
+    "external": "It was built without a sandbox of Penstock's; the operator vouches for another.",
+}
+"""Sentences about what is below full."""
 _FAMILY_WORDS = {
     "fairness": (
         "No difference between groups is over its limit.",

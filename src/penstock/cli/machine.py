@@ -147,9 +147,10 @@ def _sandbox(home: Path, settings: ServerSettings) -> Seen:
         found = importlib.import_module("penstock.wiring").sandbox(home, settings).level()
     except PenstockError as error:
         return Seen("failed", "sandbox", error.what, error.hint)
-    if found.level == "full":
-        return Seen("passed", "sandbox", "full")
-    return Seen("warning", "sandbox", f"{found.level}: {found.reason}", "Install bubblewrap.")
+    if not found.warning:
+        return Seen("passed", "sandbox", found.level)
+    fix = f"{found.fix[:1].upper()}{found.fix[1:]}"
+    return Seen("warning", "sandbox", f"{found.level}: {found.reason}", fix)
 
 
 @audit.command("verify")

@@ -22,7 +22,7 @@ from penstock.config.schema import (
     Speed,
     duration_s,
 )
-from penstock.config.server import ServerSettings, server_settings, state_home
+from penstock.config.server import LimitSettings, ServerSettings, server_settings, state_home
 
 __all__ = [
     "METRICS",
@@ -34,6 +34,7 @@ __all__ = [
     "Evaluate",
     "Fairness",
     "Limit",
+    "LimitSettings",
     "Model",
     "ModelConfig",
     "Monitor",

@@ -22,8 +22,27 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class SandboxSettings(Block):
     """How strongly foreign code is held."""
 
-    mode: Literal["auto", "required"] = "auto"
-    """auto: the best that works, with a warning below full; required: full or nothing."""
+    mode: Literal["auto", "required", "external"] = "auto"
+    """auto: the best that works, with a warning below full; required: full or nothing;
+    external: what Penstock runs in, a container for instance, is the sandbox."""
+    first_user: Annotated[int, Field(ge=1000, le=2**31 - 200_000)] = 1_900_000_000
+    """Where the server is root: the first of 100,001 user numbers that commands run as."""
+
+
+class LimitSettings(Block):
+    """What code of models may use of this machine; a push may ask for less."""
+
+    build_memory_mb: Annotated[int, Field(ge=64)] | None = None
+    """For the command of one build, with all its processes; default: three quarters of the
+    machine's memory."""
+    build_timeout_s: Annotated[float, Field(gt=0)] = 24 * 3600
+    """The most that `[build] timeout_s` may ask for."""
+    build_cpus: Annotated[int, Field(ge=1)] | None = None
+    """Processors for one build; default: all, behind what serves production."""
+    worker_memory_mb: Annotated[int, Field(ge=64)] = 4096
+    """For one worker."""
+    log_mb: Annotated[int, Field(ge=1, le=1024)] = 32
+    """What is kept of a build's output: its head and its last lines."""
 
 
 class NotifySettings(Block):
@@ -64,6 +83,7 @@ class ServerSettings(Block):
     builds: Annotated[int, Field(ge=1, le=64)] = 2
     """Builds at the same time."""
     sandbox: SandboxSettings = SandboxSettings()
+    limits: LimitSettings = LimitSettings()
     notify: NotifySettings = NotifySettings()
     approval: ApprovalSettings = ApprovalSettings()
 

@@ -81,8 +81,8 @@ class Stage:
         os.environ.setdefault("UV_CACHE_DIR", str(Path.home() / ".cache" / "penstock" / "uv"))
         self._records = wiring.database(self.home)
         sandbox = wiring.sandbox(self.home, self.settings).level()
-        if sandbox.level != "full":
-            self.voice.say(f"Sandbox {sandbox.level}: {sandbox.reason}", "warning")
+        if sandbox.warning:
+            self.voice.say(sandbox.warning, "warning")
         project = self._root / "environment"
         project.mkdir()
         (project / "requirements.txt").write_text(requirements(), encoding="utf-8")

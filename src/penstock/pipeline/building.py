@@ -7,6 +7,7 @@ digest.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -18,12 +19,12 @@ from penstock.build.detect import detect
 from penstock.build.outcome import Built
 from penstock.build.train import Plan
 from penstock.check.evaluation import infer_signature, read_evaluation
-from penstock.config import ModelConfig
+from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
 from penstock.pipeline import attesting, checking
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
-from penstock.ports import Finished
+from penstock.ports import Finished, Limits
 from penstock.records.runs import Seal
 
 
@@ -87,9 +88,10 @@ def prepare(work: Work) -> JSON:
     for note in found.notes:
         work.say("train", note)
     evaluation = _kept_evaluation(work, config)
+    build_limits(config.build, tools.limits)  # said before the environment is made
     level = tools.sandbox.level()
-    if level.level != "full":
-        work.say("train", f"WARNING sandbox {level.level}: {level.reason}")
+    if level.warning:
+        work.say("train", f"WARNING {level.warning}")
     began = time.monotonic()
     lock = folder / "requirements.lock"
     digest = tools.environments.lock(
@@ -142,8 +144,43 @@ def plan_of(work: Work, prepared: JSON) -> Plan:
         run=prepared["run"],
         model_globs=tuple(prepared["globs"]),
         dependency_file=prepared["dependencies"],
-        threads=work.tools.build_threads,
+        limits=build_limits(work.config().build, work.tools.limits),
     )
+
+
+def build_limits(asked: Build, allowed: LimitSettings) -> Limits:
+    """Return what a build may use: what it asks for, if the operator allows it.
+
+    Raises
+    ------
+    StoppedError
+        PS208: it asks for more.
+    """
+    most_mb = allowed.build_memory_mb or _three_quarters_mb()
+    memory_mb = asked.memory_mb or most_mb
+    broken = [
+        f"[build] {key} asks for {wanted:,g}, and the operator allows {most:,g}"
+        for key, wanted, most in (
+            ("memory_mb", memory_mb, most_mb),
+            ("timeout_s", asked.timeout_s, allowed.build_timeout_s),
+        )
+        if wanted > most
+    ]
+    if broken:
+        raise StoppedError(
+            "PS208",
+            f"{'; '.join(broken)}.",
+            hint="Ask for less, or let the operator raise it: [limits] in server.toml.",
+        )
+    return Limits(
+        memory_bytes=memory_mb << 20,
+        output_bytes=allowed.log_mb << 20,
+        cpus=allowed.build_cpus,
+    )
+
+
+def _three_quarters_mb() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4 >> 20
 
 
 def collect(work: Work, plan: Plan, finished: Finished) -> JSON:

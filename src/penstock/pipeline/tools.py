@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation, read_evaluation
-from penstock.config import ModelConfig
+from penstock.config import LimitSettings, ModelConfig
 from penstock.deploy import rollout
 from penstock.domain import JSON, CheckResult, Document, Environment, Run, Verdict, Version
 from penstock.errors import PenstockError
@@ -50,10 +50,10 @@ class Tools:
     """The gateway's, ``http://127.0.0.1:8421``."""
     url: str
     """The dashboard's, for messages to people."""
+    limits: LimitSettings
+    """The operator's, for builds."""
     reached: Callable[[str], None]
     """Told of every point at which a crash must do no harm; tests crash there."""
-    build_threads: int = 1
-    """That the libraries of one build may use: the processors, shared by concurrent builds."""
 
     def folder(self, of: Run) -> Path:
         """Return the folder of a run's files."""

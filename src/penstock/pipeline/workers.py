@@ -14,10 +14,9 @@ from pathlib import Path
 from penstock.build.train import interpreter_folders
 from penstock.domain import JSON
 from penstock.inference import asking
-from penstock.ports import Command, Environments, Limits, Sandbox
+from penstock.ports import Command, Environments, Limits, Sandbox, Use
 
 START_S = 120.0
-WORKER_MEMORY = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +25,17 @@ class Workers:
 
     sandbox: Sandbox
     environments: Environments
+    memory_mb: int = 4096
+    """What each may use."""
 
     def command(
-        self, folder: Path, lock_digest: str, arguments: Sequence[str], *, socket: Path | None
+        self,
+        folder: Path,
+        lock_digest: str,
+        arguments: Sequence[str],
+        *,
+        socket: Path | None,
+        use: Use = Use.WORKER,
     ) -> Command:
         """Return the command that serves a version's folder, for the sandbox."""
         python = self.environments.python(lock_digest)
@@ -41,14 +48,15 @@ class Workers:
             read=[folder, *asking.PROGRAM_FILES, *interpreter_folders(python)],
             write=[socket.parent] if socket is not None else [],
             env={"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-            limits=Limits(memory_bytes=WORKER_MEMORY),
+            use=use,
+            limits=Limits(memory_bytes=self.memory_mb << 20),
         )
 
     def describe(self, folder: Path, lock_digest: str) -> JSON:
         """Load a version in its own environment and return what it is."""
 
         def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-            command = self.command(folder, lock_digest, arguments, socket=None)
+            command = self.command(folder, lock_digest, arguments, socket=None, use=Use.CHECK)
             return self.sandbox.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
         return asking.describe(start, START_S)
@@ -58,7 +66,7 @@ class Workers:
         """Start a worker of our own for a version's folder, and end it."""
         socket.parent.mkdir(parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
-        command = self.command(folder, lock_digest, [], socket=socket)
+        command = self.command(folder, lock_digest, [], socket=socket, use=Use.CHECK)
         process = self.sandbox.start(command, stderr=subprocess.PIPE)
         with asking.Worker(process, socket, start_timeout_s=START_S) as worker:
             yield worker

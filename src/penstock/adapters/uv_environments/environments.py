@@ -34,7 +34,7 @@ from penstock.adapters.uv_environments.dependency_files import (
     read_requirements,
 )
 from penstock.errors import NotFoundError, StoppedError, UnreachableError
-from penstock.ports import Command, Sandbox
+from penstock.ports import Command, Sandbox, Use
 
 _TIMEOUT_S = 1800
 _LOCK_NAME = "requirements.lock"
@@ -272,6 +272,7 @@ class UvEnvironments:
                 **call.env,
             },
             network=call.network,
+            use=Use.FETCH,
         )
         process = self._sandbox.start(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
