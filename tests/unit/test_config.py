@@ -67,6 +67,10 @@ slices = ["region"]
 [fairness]
 metric = "equalized_odds_difference"
 max = 0.10
+[explain]
+budget_s = 60
+columns = ["income"]
+examples = false
 [speed]
 p95_ms = 25
 max_memory_mb = 800

@@ -81,8 +81,15 @@ def _build(config: ModelConfig, detected: Detected) -> list[PlannedStep]:
         PlannedStep("build", "store", "model, code, lock and data by digest"),
         PlannedStep("build", "check", _checks(config)),
         PlannedStep("build", "fairness", fairness, gate),
-        PlannedStep("build", "explain", "which columns matter" if evaluate else "off"),
+        PlannedStep("build", "explain", _explain(config)),
     ]
+
+
+def _explain(config: ModelConfig) -> str:
+    if config.evaluate is None or config.explain.off:
+        return "off"
+    which = ", ".join(config.explain.columns) or "which columns matter"
+    return f"{which}, within {config.explain.budget_s:g} s"
 
 
 def _checks(config: ModelConfig) -> str:

@@ -146,14 +146,18 @@ def _evaluation(
             "error", "evaluate", f"cannot be read: {reason}", "PS042", spec.data, fix=fix
         )
         return
-    yield from _columns(table, spec, config.quality.slices)
+    also = [("slices", column) for column in config.quality.slices]
+    also += [("explain", column) for column in config.explain.columns]
+    yield from _columns(table, spec, also)
 
 
-def _columns(table: pa.Table, spec: Evaluate, slices: Iterable[str]) -> Iterator[Finding]:
+def _columns(
+    table: pa.Table, spec: Evaluate, also: Iterable[tuple[str, str]]
+) -> Iterator[Finding]:
     known = table.column_names
     wanted = [("label", spec.label), ("id", spec.id), ("time", spec.time)]
     wanted += [("sensitive", column) for column in spec.sensitive]
-    wanted += [("slices", column) for column in slices]
+    wanted += also
     broken = False
     for role, column in wanted:
         if column is None or column in known:

@@ -109,7 +109,7 @@ def dossier(
     groups
         `fairness.FairnessReport.groups`.
     importance
-        The report of `explain.explain`.
+        The report of `explanation.report.explain`; what stands in the dossier is its gist.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def dossier(
             for result in points
         ],
         "groups": groups,
-        "importance": importance,
+        "importance": _importance(importance),
         "identity": _identity(subject),
     }
 
@@ -374,6 +374,22 @@ def _family_sentence(results: Sequence[CheckResult], words: tuple[str, str]) -> 
     return passed
 
 
+def _importance(report: JSON | None) -> JSON | None:
+    if report is None:
+        return None
+    changed = cast("JSON | None", report.get("change"))
+    columns = cast("Sequence[JSON]", report["columns"])[:10]
+    keys = ("column", "mean", "sd", "low", "high", "repeats")
+    return {
+        "metric": report.get("metric"),
+        "rows": report.get("rows"),
+        "columns": [{key: one.get(key) for key in keys} for one in columns],
+        "text": report.get("text"),
+        "changed": None if changed is None else changed["text"],
+        "skipped": list(cast("Sequence[JSON]", report["skipped"])[:5]),
+    }
+
+
 def _row(evidence: JSON) -> str:
     verdict = str(evidence["verdict"])
     shown = verdict if verdict == "passed" else f"**{verdict}**"
@@ -428,6 +444,8 @@ def _importance_markdown(importance: JSON | None) -> list[str]:
     if importance is None or not columns:
         return []
     lines = ["", f"## What it looks at (change of {importance['metric']} without it)", ""]
+    told = [importance.get("text"), importance.get("changed")]
+    lines += [f"{text}\n" for text in told if text]
     lines += [f"- {column['column']}: {column['mean']:.4g}" for column in columns[:10]]
     skipped = cast("Sequence[JSON]", importance["skipped"])
     return lines + [f"- skipped {one['what']}: {one['why']}" for one in skipped[:5]]

@@ -244,6 +244,19 @@ class Fairness(Block):
     max: Annotated[float, Field(ge=0)] | None = None
 
 
+class Explain(Block):
+    """What it looks at. A report, never a gate."""
+
+    off: bool = False
+    """True: nothing is explained."""
+    budget_s: Annotated[float, Field(gt=0, le=3600)] = 20
+    """Wall-clock seconds at most; it ends earlier when everything is precise enough."""
+    columns: Columns = ()
+    """Only these columns are explained; else all, with curves of the ones that matter most."""
+    examples: bool = True
+    """False: no single row of the evaluation data is shown."""
+
+
 class Speed(Block):
     """What a version may take. Without limits it is a report, not a gate."""
 
@@ -354,6 +367,7 @@ class ModelConfig(Block):
     evaluate: Evaluate | None = None
     quality: Quality = Quality()
     fairness: Fairness = Fairness()
+    explain: Explain = Explain()
     speed: Speed = Speed()
     approval: Approval = Approval()
     canary: Canary = Canary()

@@ -12,7 +12,6 @@ from typing import Any, cast
 import pyarrow as pa
 
 from penstock.build import provenance
-from penstock.check import explain as explaining
 from penstock.check import fairness as fair
 from penstock.check import smoke
 from penstock.check.answers import Ask
@@ -22,7 +21,7 @@ from penstock.domain import JSON, CheckResult, Verdict
 from penstock.errors import StoppedError
 from penstock.inference.asking import Worker
 from penstock.monitor.period import reference
-from penstock.pipeline import attesting
+from penstock.pipeline import attesting, explaining
 from penstock.pipeline.tools import (
     Work,
     answers_of,
@@ -33,9 +32,6 @@ from penstock.pipeline.tools import (
     written,
 )
 from penstock.records import rollouts
-
-EXPLAIN_S = 5.0
-"""Wall-clock budget of the explanation."""
 
 
 def checks(work: Work) -> JSON:
@@ -68,7 +64,7 @@ def checks(work: Work) -> JSON:
     with work.tools.workers.started(folder, version.lock_digest, socket) as worker:
         _check(work, worker, evaluation, loads)
         _fairness(work, config, evaluation)
-        _explain(work, _asker(worker, version.signature), evaluation)
+        explaining.explain(work, _asker(worker, version.signature), evaluation)
     shutil.rmtree(socket.parent, ignore_errors=True)
     return {}
 
@@ -123,19 +119,3 @@ def _fairness(work: Work, config: ModelConfig, evaluation: Evaluation) -> None:
     work.report("fairness").write_text(json.dumps(report.groups), encoding="utf-8")
     work.keep(report.results)
     work.end("fairness", worst(report.results), reasons(report.results))
-
-
-def _explain(work: Work, ask: Ask, evaluation: Evaluation) -> None:
-    work.begin("explain")
-    version = work.version()
-    assert version.signature is not None, f"{version} has no signature"
-    report, result = explaining.explain(
-        ask,
-        evaluation,
-        columns=[str(column["name"]) for column in version.signature["columns"]],
-        task=str(version.signature["task"]),
-        budget_s=EXPLAIN_S,
-    )
-    work.report("explain").write_text(json.dumps(report), encoding="utf-8")
-    work.keep([result])
-    work.end("explain", str(result.verdict), result.summary)

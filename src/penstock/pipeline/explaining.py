@@ -1,0 +1,83 @@
+"""Step explain: what a version looks at, and what changed since the champion."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from penstock.check.answers import Ask
+from penstock.check.evaluation import Evaluation
+from penstock.check.explanation import change, report
+from penstock.domain import JSON, CheckResult
+from penstock.errors import NotFoundError
+from penstock.pipeline.tools import Work, worst
+from penstock.records import documents, rollouts
+
+TELL_EVERY_S = 0.5
+
+
+def explain(work: Work, ask: Ask, evaluation: Evaluation) -> None:
+    """Do the step: the report beside the run, the document of the version, the checks."""
+    work.begin("explain")
+    version, settings = work.version(), work.config().explain
+    assert version.signature is not None, f"{version} has no signature"
+    if settings.off:
+        work.end("explain", "skipped", "[explain] off is set")
+        return
+    subject = report.Subject(
+        ask,
+        evaluation,
+        columns=[str(column["name"]) for column in version.signature["columns"]],
+        task=str(version.signature["task"]),
+        only=settings.columns,
+        told=_told(work),
+    )
+    found = report.explain(
+        subject, budget_s=settings.budget_s, plan=report.Plan(shown=settings.examples)
+    )
+    results = [report.result(found)]
+    results += _change(work, found)
+    path = work.report("explain")
+    path.write_text(json.dumps(found), encoding="utf-8")
+    work.document("explain", path, "application/json")
+    work.keep(results)
+    for one in found["spent"]:
+        work.say("explain", f"{one['what']}: {one['seconds']:.1f} s, {one['rows']:,} rows")
+    for one in found["skipped"]:
+        work.say("explain", f"skipped {one['what']}: {one['why']}")
+    work.end("explain", worst(results), "; ".join(one.summary for one in results))
+
+
+def _change(work: Work, found: JSON) -> list[CheckResult]:
+    """Hold the report against the champion's, where there is one."""
+    with work.tools.database.read() as connection:
+        champion = rollouts.champion(connection, work.run.model)
+        if champion is None or champion.number == work.run.number:
+            return []
+        try:
+            kept = documents.get(connection, work.run.model, champion.number, "explain")
+        except NotFoundError:
+            return []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "explain.json"
+        work.tools.store.get(kept.digest, file)
+        before = cast("JSON", json.loads(file.read_text(encoding="utf-8")))
+    compared = change.compare(before, found, versions=(champion.number, work.run.number))
+    cast("dict[str, object]", found)["change"] = compared
+    return [change.result(compared)]
+
+
+def _told(work: Work) -> Callable[[float, float], None]:
+    last_s = 0.0
+
+    def told(share: float, left_s: float) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= TELL_EVERY_S:
+            last_s = time.monotonic()
+            work.progress("explain", share, left_s)
+
+    return told
