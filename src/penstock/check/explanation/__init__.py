@@ -4,7 +4,8 @@
     asking.py       the numbers that are explained, and asking for them within the budget
     importance.py   what a column is worth: it is shuffled, and the measure gets worse
     likeness.py     columns that tell the same, shuffled together as well
-    shapley.py      what each column adds to one row's answer: Shapley values, sampled
+    rows.py         what each column adds to the answers, row by row and in all
+    shapley.py      Shapley values, sampled
     dependence.py   how the answer moves with one column: partial dependence, ALE
     examples.py     which rows are shown one by one
     exact.py        exact tree values from the model's environment, held against the sampled

@@ -138,6 +138,11 @@ class Meter:
         """Seconds until the present part, or the whole, must end."""
         return min(self._until, self._began + self.budget_s) - self.clock()
 
+    @property
+    def whole_left_s(self) -> float:
+        """Seconds until the whole must end."""
+        return self._began + self.budget_s - self.clock()
+
     @contextmanager
     def part(self, name: str, share: float = 1.0) -> Generator[None]:
         """Count what happens inside under `name`; it ends at a share of the whole budget."""
