@@ -176,7 +176,7 @@ class Meter:
         while start < table.num_rows:
             if self.left_s <= 0:
                 raise OutOfTimeError
-            part = table.slice(start, self._batch())
+            part = table.slice(start, self.batch_rows())
             found.append(self._once(part))
             start += part.num_rows
         return _joined(found)
@@ -185,7 +185,8 @@ class Meter:
         """Ask for the target's numbers of every row; raises as `answers` does."""
         return target.numbers(self.answers(table))
 
-    def _batch(self) -> int:
+    def batch_rows(self) -> int:
+        """Return how many rows are asked at once now."""
         if self.cost_s <= 0:
             return BATCH_ROWS if any(one.rows for one in self.spent.values()) else _FIRST_ROWS
         return max(1, min(BATCH_ROWS, int(BATCH_S / self.cost_s)))
