@@ -176,6 +176,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         url=settings.address,
         limits=settings.limits,
         reached=_fail_point(home, os.environ),
+        build_threads=max(1, len(os.sched_getaffinity(0)) // settings.builds),
     )
 
 

@@ -135,7 +135,26 @@ def test_check_as_json_is_one_object_with_every_finding(penstock: Penstock) -> N
     result = penstock("--json", "check")
 
     assert result.json["schema"] == "penstock.check/1"
-    assert result.json["data"][0]["code"] == "PS018"
+    assert result.json["data"]["findings"][0]["code"] == "PS018"
+    assert result.json["data"]["facts"] == []
+
+
+def test_check_shows_each_fact_with_its_file_and_how_to_overrule_it(penstock: Penstock) -> None:
+    repository()
+
+    facts = {fact["name"]: fact for fact in penstock("--json", "check").json["data"]["facts"]}
+
+    assert facts["run"] == {
+        "name": "run",
+        "value": "python train.py",
+        "source": "train.py",
+        "overrule": "Set [build] run in penstock.toml.",
+    }
+    assert facts["task"]["value"] == "classification"
+    assert set(facts) == {"run", "model", "dependencies", "evaluate", "task"}
+    shown = penstock("check").out
+    assert "python train.py" in shown
+    assert "Set [build] run in penstock.toml." in shown
 
 
 def test_plan_works_without_a_server_and_says_so(

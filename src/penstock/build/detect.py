@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.build import declared
+from penstock.build.entry import python_files, run_command
+from penstock.build.facts import Fact, table, text_of
+from penstock.build.suggest import evaluation_facts
 from penstock.config import ModelConfig
-from penstock.errors import StoppedError
+from penstock.errors import PenstockError, StoppedError
 
-RUN_FILES = ("train.py", "src/train.py", "main.py")
 MODEL_FOLDERS = ("model", "models", "artifacts", ".")
 MODEL_ENDINGS = ("joblib", "pkl", "skops")
 NOT_READ = {
@@ -30,20 +33,7 @@ NOT_READ = {
 """Dependency files that this version cannot read, and the way from each to one that it can."""
 
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*===?\s*[^*\s]+(\s*;.*)?")
-_MAX_SOURCE_BYTES = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One thing that was found out."""
-
-    name: str
-    """``run``, ``model`` or ``dependencies``."""
-    value: str
-    source: str
-    """The file that it came from."""
-    overrule: str
-    """What to write, and where, for another answer."""
+_SCORES = re.compile(r"""['"]([\w./-]*(?:metrics|scores?)[\w.-]*\.(?:json|ya?ml))['"]""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +48,14 @@ class Detected:
     """Where a new model is looked for, in this order."""
     notes: tuple[str, ...]
     """What a person should know, as sentences."""
+    others: tuple[Fact, ...] = ()
+    """Facts that are told and decide nothing about the build."""
 
     @property
     def facts(self) -> tuple[Fact, ...]:
         """All that was found."""
-        return tuple(fact for fact in (self.run, self.model, self.dependencies) if fact)
+        known = (self.run, self.model, self.dependencies, *self.others)
+        return tuple(fact for fact in known if fact)
 
 
 def detect(project: Path, config: ModelConfig) -> Detected:
@@ -75,25 +68,62 @@ def detect(project: Path, config: ModelConfig) -> Detected:
     """
     globs, model = model_places(config)
     dependencies, notes = dependency_file(project)
-    return Detected(run_command(project, config), model, dependencies, globs, notes)
-
-
-def run_command(project: Path, config: ModelConfig) -> Fact:
-    """Return the command that trains."""
-    overrule = "Set [build] run in penstock.toml."
-    if config.build.run is not None:
-        return Fact("run", config.build.run, "penstock.toml", overrule)
-    for name in RUN_FILES:
-        if (project / name).is_file():
-            return Fact("run", f"python {_as_argument(project, name)}", name, overrule)
-    looks_like = sorted(_trainers(project))
-    example = looks_like[0] if looks_like else "train.py"
-    seen = f" These look like training: {', '.join(looks_like[:5])}." if looks_like else ""
-    raise StoppedError(
-        "PS030",
-        f"There is no {RUN_FILES[0]}, {RUN_FILES[1]} or {RUN_FILES[2]} to run.{seen}",
-        hint=f'Set [build] run = "python {example}" in penstock.toml.',
+    return Detected(
+        run_command(project, config), model, dependencies, globs, notes, _others(project, config)
     )
+
+
+def look(project: Path, config: ModelConfig) -> tuple[tuple[Fact, ...], tuple[PenstockError, ...]]:
+    """Return every fact that can be found, and the errors of those that cannot."""
+    facts: list[Fact] = []
+    errors: list[PenstockError] = []
+    for find in (
+        lambda: run_command(project, config),
+        lambda: model_places(config)[1],
+        lambda: dependency_file(project)[0],
+    ):
+        try:
+            found = find()
+        except PenstockError as error:
+            errors.append(error)
+        else:
+            facts += [found] if found is not None else []
+    return (*facts, *_others(project, config)), tuple(errors)
+
+
+def _others(project: Path, config: ModelConfig) -> tuple[Fact, ...]:
+    found = (
+        _metrics(project),
+        _python(project, config),
+        *evaluation_facts(project, config),
+    )
+    return tuple(fact for fact in found if fact is not None)
+
+
+def _metrics(project: Path) -> Fact | None:
+    """Return where the project writes its own figures: shown to people, never a gate."""
+    overrule = "Shown only; gates measure on [evaluate] themselves."
+    if listed := declared.metrics_of(project):
+        return Fact("metrics", ", ".join(listed), "dvc.yaml", overrule)
+    for path in python_files(project):
+        text, name = text_of(path), path.relative_to(project).as_posix()
+        if re.search(r"^\s*(import|from)\s+mlflow\b", text, re.MULTILINE):
+            return Fact("metrics", "what is logged with MLflow", name, overrule)
+        if written := _SCORES.search(text):
+            return Fact("metrics", written[1], name, overrule)
+    return None
+
+
+def _python(project: Path, config: ModelConfig) -> Fact | None:
+    overrule = "Set [environment] python in penstock.toml."
+    if config.environment.python is not None:
+        return Fact("python", config.environment.python, "penstock.toml", overrule)
+    try:
+        declares = table(tomllib.loads(text_of(project / "pyproject.toml")).get("project"))
+    except tomllib.TOMLDecodeError:
+        return None
+    wish = declares.get("requires-python")
+    return Fact("python", str(wish), "pyproject.toml", overrule) if wish else None
 
 
 def model_places(config: ModelConfig) -> tuple[tuple[str, ...], Fact]:
@@ -152,7 +182,7 @@ def is_pinned(text: str) -> bool:
 def _readable(project: Path) -> Iterator[str]:
     """Yield the dependency files that can be read, the one that decides first."""
     requirements = project / "requirements.txt"
-    pinned = requirements.is_file() and is_pinned(_text(requirements))
+    pinned = requirements.is_file() and is_pinned(text_of(requirements))
     if (project / "uv.lock").is_file() and (project / "pyproject.toml").is_file():
         yield "uv.lock"
     if pinned:
@@ -166,27 +196,6 @@ def _readable(project: Path) -> Iterator[str]:
 def _declares_project(path: Path) -> bool:
     """Whether a pyproject.toml has dependencies in the standard table."""
     try:
-        return "dependencies" in tomllib.loads(_text(path)).get("project", {})
+        return "dependencies" in tomllib.loads(text_of(path)).get("project", {})
     except (OSError, tomllib.TOMLDecodeError):
         return False
-
-
-def _as_argument(project: Path, name: str) -> str:
-    """Return ``-m src.train`` for a file that imports from its own folder as a package."""
-    module = name.removesuffix(".py").replace("/", ".")
-    root = module.split(".", maxsplit=1)[0]
-    imports = re.search(rf"^\s*(from|import)\s+{root}\b", _text(project / name), re.MULTILINE)
-    return f"-m {module}" if "/" in name and imports else name
-
-
-def _trainers(project: Path) -> Iterator[str]:
-    """Yield Python files, at most two folders deep, that seem to fit a model when run."""
-    for pattern in ("*.py", "*/*.py"):
-        for path in project.glob(pattern):
-            small = path.is_file() and path.stat().st_size <= _MAX_SOURCE_BYTES
-            if small and re.search(r"\.(fit|train)\(", _text(path)):
-                yield path.relative_to(project).as_posix()
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.build.detect import NOT_READ, RUN_FILES
-from penstock.config import parse
+from penstock.build import suggest
+from penstock.build.detect import NOT_READ, look
+from penstock.build.entry import has_code
+from penstock.config import ModelConfig, parse
 from penstock.errors import UsageError
 
 CONFIG = """\
@@ -32,11 +34,16 @@ data = "data/holdout.csv"        # rows that training never sees
 label = "late"
 positive = 1
 """
+RUN_TODO = """
+# TODO: {what}
+# [build]
+# run = "{run}"
+"""
 EVALUATE_TODO = """
 # TODO: without [evaluate], versions get smoke checks only. Name rows that training never sees.
-# [evaluate]
-# data = "data/holdout.csv"
-# label = "…"                    # the column with the right answers
+{why}# [evaluate]
+# data = {data}
+# label = {label}                # the column with the right answers
 """
 TRAIN = '''\
 """Train the model: replace the data and the pipeline by your own."""
@@ -100,9 +107,10 @@ def init(project: Path, name: str, *, owner: str = "", risk: str = "medium") -> 
     """
     values = {"name": name, "owner": owner, "risk": risk}
     config = CONFIG.format_map({key: json.dumps(text) for key, text in values.items()})
-    parse(config)  # a bad name is refused before anything is written
-    fresh = not any((project / run).exists() for run in RUN_FILES)
-    files = {"penstock.toml": (config + (EVALUATE if fresh else EVALUATE_TODO), "its settings")}
+    settings = parse(config)  # a bad name is refused before anything is written
+    fresh = not has_code(project)
+    rest = EVALUATE if fresh else _found(project, settings)
+    files = {"penstock.toml": (config + rest, "its settings")}
     if fresh:
         files |= {
             "train.py": (TRAIN, "writes a fitted model; runs as it is on sample data"),
@@ -114,6 +122,31 @@ def init(project: Path, name: str, *, owner: str = "", risk: str = "medium") -> 
     files["CARD.md"] = (CARD.format(name=name), "what it is for, benefit, work, risks")
     files[".gitignore"] = (IGNORED, "built models stay out of git")
     return [_write(project, file, text, why) for file, (text, why) in files.items()]
+
+
+def _found(project: Path, config: ModelConfig) -> str:
+    """Return what was found in a project as comments, and what is left to be said."""
+    facts, errors = look(project, config)
+    told = [fact for fact in facts if fact.name != "evaluate"]
+    lines = [f"#   {fact.name:<13} {_one_line(fact.value)}  ({fact.source})" for fact in told]
+    text = "\n".join(["", "# Found here, and used; penstock.toml overrules each:", *lines, ""])
+    for error in errors:
+        if named := re.search(r'run = "([^"]+)"', error.hint):
+            text += RUN_TODO.format(what=f"{error.what} {error.hint}", run=named[1])
+        else:
+            text += f"\n# TODO: {error.what} {error.hint}\n"
+    likely = suggest.candidates(project)
+    names = ", ".join(one.path for one in likely)
+    seen = f"# These files look like it, by their names: {_one_line(names)}\n" if likely else ""
+    first = likely[0] if likely else suggest.Candidate("data/holdout.csv", None, "")
+    return text + EVALUATE_TODO.format(
+        why=seen, data=json.dumps(first.path), label=json.dumps(first.label or "…")
+    )
+
+
+def _one_line(text: str) -> str:
+    """Return a text as it may stand in a comment."""
+    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
 
 
 def name_for(folder: Path) -> str:

@@ -9,16 +9,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from penstock.build.entry import is_function
 from penstock.config import ModelConfig
 from penstock.ports import Command, Limits, Use
 
+RUNNER = Path(__file__).with_name("runner.py")
+"""The program that calls ``module:function`` in the project's environment."""
+
 _QUIET: Mapping[str, str] = {
     "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
     "KEDRO_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NML_DISABLE_USAGE_LOGGING": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+
+_THREADS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS"),
+    *("LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,15 @@ class Plan:
     python: Path
     """Of the locked environment."""
     run: str
-    """The command, for a shell, in the project's folder."""
+    """The command, for a shell, in the project's folder; or ``module:function``."""
     model_globs: Sequence[str]
     """Where a new model is looked for."""
     dependency_file: str | None = None
     """For sentences: the file that lacks a package."""
     threads: int = 1
+    """That numerical libraries may use: the machine's, shared by the builds at one time."""
+    masked: Sequence[str] = ()
+    """Files of the project, besides ``[evaluate] data``, that training must not see."""
     limits: Limits = field(default_factory=Limits)
     """What the command may use."""
 
@@ -63,10 +76,14 @@ def training_command(plan: Plan) -> Command:
     build, evaluate = plan.config.build, plan.config.evaluate
     plan.scratch.mkdir(parents=True, exist_ok=True)
     hidden = [] if evaluate is None or evaluate.made_by_build else [plan.checkout / evaluate.data]
+    hidden += [plan.checkout / path for path in plan.masked]
+    argv, programs = ["/bin/sh", "-c", plan.run], list[Path]()
+    if is_function(plan.run):
+        argv, programs = [str(plan.python), str(RUNNER), plan.run.strip()], [RUNNER]
     return Command(
-        argv=["/bin/sh", "-c", plan.run],
+        argv=argv,
         cwd=plan.checkout,
-        read=interpreter_folders(plan.python),
+        read=[*interpreter_folders(plan.python), *programs],
         write=[plan.checkout, plan.scratch],
         mask=hidden,
         env=_environment(plan),
@@ -82,11 +99,11 @@ def _environment(plan: Plan) -> dict[str, str]:
         "PATH": f"{plan.python.parent}:/usr/local/bin:/usr/bin:/bin",
         "TMPDIR": str(plan.scratch),
         "PYTHONPATH": f"{plan.checkout}:{plan.checkout / 'src'}",
-        "PYTHONHASHSEED": "0",
+        "PYTHONHASHSEED": str(build.seed),
         "PYTHONUNBUFFERED": "1",
-        "PENSTOCK_SEED": "0",
+        "PENSTOCK_SEED": str(build.seed),
         "MPLBACKEND": "Agg",
-        "OMP_NUM_THREADS": str(plan.threads),
+        **dict.fromkeys(_THREADS, str(plan.threads)),
         "MLFLOW_EXPERIMENT_NAME": plan.config.model.name,
         "MLFLOW_ALLOW_FILE_STORE": "true",
         **_QUIET,

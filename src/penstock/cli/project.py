@@ -19,6 +19,7 @@ from penstock.cli import looking
 from penstock.cli.session import Session, columns, git, session
 from penstock.client import Client
 from penstock.errors import (
+    ConfigurationError,
     NotFoundError,
     PenstockError,
     StoppedError,
@@ -51,7 +52,8 @@ def init(
     ]
     for line in columns(rows):
         here.write(line)
-    here.data("init", [asdict(one) for one in written])
+    facts = _facts(here, folder)
+    here.data("init", {"files": [asdict(one) for one in written], "facts": facts})
     here.following("penstock check")
 
 
@@ -68,6 +70,7 @@ def check(
 def _check(here: Session, path: Path, *, strict: bool) -> int:
     from penstock.build.validate import check_project
 
+    facts = _facts(here, path.resolve())
     findings = check_project(path.resolve())
     for finding in findings:
         code = f"{finding.code} " if finding.code else ""
@@ -76,7 +79,7 @@ def _check(here: Session, path: Path, *, strict: bool) -> int:
         here.write(line, mark=MARK_OF[finding.level])
         if finding.fix and finding.level != "ok":
             here.write(f"  try                   {finding.fix}")
-    here.data("check", [asdict(finding) for finding in findings])
+    here.data("check", {"findings": [asdict(one) for one in findings], "facts": facts})
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     here.write(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}. Nothing was sent.")
@@ -84,6 +87,21 @@ def _check(here: Session, path: Path, *, strict: bool) -> int:
         return StoppedError.exit_code
     here.following("penstock plan")
     return 0
+
+
+def _facts(here: Session, folder: Path) -> list[dict[str, str]]:
+    """Show what was found in a project: value, file, and how to overrule it."""
+    from penstock.build.detect import look
+    from penstock.config import read
+
+    try:
+        config = read(folder / "penstock.toml")
+    except ConfigurationError:
+        return []
+    facts, _ = look(folder, config)
+    for line in columns((f.name, f.value, f.source, f.overrule) for f in facts):
+        here.write(line)
+    return [asdict(fact) for fact in facts]
 
 
 def plan(

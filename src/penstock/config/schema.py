@@ -117,13 +117,15 @@ class Build(Block):
     """How the model is made."""
 
     run: Filled | None = None
-    """The command that trains; detected: train.py, src/train.py or main.py."""
+    """The command that trains, for a shell, or ``module:function``; detected."""
     model: ProjectPath | None = None
     """Path or glob of what the command writes; detected in model/, models/, artifacts/, root."""
     predict: PythonFile | None = None
     """A file with `load(folder)` and `predict(model, frame)`, for unusual models."""
     env: dict[Variable, str] = Field(default_factory=dict)
     """Environment variables of the command."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """What the command finds in PENSTOCK_SEED and PYTHONHASHSEED."""
     timeout_s: Positive = 3600
     memory_mb: Annotated[int, Field(ge=64)] | None = None
     """What the command may use with all its processes; as much as the operator allows."""

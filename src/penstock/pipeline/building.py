@@ -145,6 +145,7 @@ def plan_of(work: Work, prepared: JSON) -> Plan:
         model_globs=tuple(prepared["globs"]),
         dependency_file=prepared["dependencies"],
         limits=build_limits(work.config().build, work.tools.limits),
+        threads=work.tools.build_threads,
     )
 
 

@@ -54,6 +54,8 @@ class Tools:
     """The operator's, for builds."""
     reached: Callable[[str], None]
     """Told of every point at which a crash must do no harm; tests crash there."""
+    build_threads: int = 1
+    """That the libraries of one build may use: the processors, shared by concurrent builds."""
 
     def folder(self, of: Run) -> Path:
         """Return the folder of a run's files."""
