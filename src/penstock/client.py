@@ -124,6 +124,10 @@ class Client:
         """Return a model's versions and decisions, newest first."""
         return self._data(_Call("GET", f"{_model(model)}/history"))
 
+    def experiments(self, model: str, number: int | None = None) -> Any:
+        """Return what a version's build tracked: runs, logged models, its own figures."""
+        return self._data(_Call("GET", f"{_model(model)}/experiments", {"number": number}))
+
     def run(self, run: int) -> Any:
         """Return one run with its steps."""
         return self._data(_Call("GET", f"/runs/{int(run)}"))

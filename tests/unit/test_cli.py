@@ -855,3 +855,61 @@ def test_an_approval_wants_the_version_typed(
 
     posts = [asked for asked in server.asked if asked.method == "POST"]
     assert (done.returncode, len(posts)) == (code, acts)
+
+
+# Experiments
+
+TRACKED: dict[str, Any] = {
+    "model": "churn",
+    "number": 4,
+    "run": 9,
+    "runs": [
+        {"id": "b", "name": "trial 1", "parent": "a", "experiment": "churn"}
+        | {"status": "FINISHED", "params": {"C": "1.0"}, "metrics": {"auc": 0.81234567}},
+        {"id": "a", "name": "search", "parent": None, "experiment": "churn"}
+        | {"status": "FINISHED", "params": {}, "metrics": {}},
+        {"id": "c", "name": "lost", "parent": None, "experiment": "other"}
+        | {"status": "FAILED", "params": {"note": "x" * 90}, "metrics": {}},
+    ],
+    "models": [],
+    "chosen": {"name": "best", "run": "b", "format": "mlflow", "why": "the only model logged"},
+    "metrics": {"auc": 0.81234567},
+    "notes": ["1 artifact of 9 bytes not stored."],
+}
+
+
+def test_experiments_shows_runs_nested_with_what_they_logged(
+    penstock: Penstock, server: FakeServer
+) -> None:
+    server.tell("GET /api/models/churn/experiments?number=4", TRACKED)
+    server.tell("GET /api/models/churn/experiments", TRACKED)
+
+    result = penstock("experiments", "churn@4")
+
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        "churn@4 · run 9",
+        "RUN          EXPERIMENT  STATUS    PARAMETERS                     METRICS",
+        "search       churn       finished",
+        "  trial 1 *  churn       finished  C=1.0                          auc=0.8123",
+        "lost         other       failed    note=xxxxxxxxxxxxxxxxxxxxxxx…",
+        "model: best (mlflow), the only model logged",
+        "the project's own figures: auc=0.8123",
+    ]
+    assert "1 artifact of 9 bytes not stored." in result.err
+    assert penstock("--json", "experiments", "churn").json["data"] == TRACKED
+
+
+def test_experiments_of_a_build_without_mlflow_says_so(
+    penstock: Penstock, server: FakeServer
+) -> None:
+    server.tell("GET /api/models/churn/experiments", {**TRACKED, "runs": [], "notes": []})
+
+    assert "Nothing was tracked with MLflow." in penstock("experiments", "churn").out
+
+
+def test_experiments_of_something_that_is_no_version_is_refused(penstock: Penstock) -> None:
+    result = penstock("experiments", "churn@best")
+
+    assert result.code == 2
+    assert "PS058" in result.err

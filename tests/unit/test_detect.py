@@ -71,7 +71,8 @@ def test_models_are_looked_for_in_the_usual_folders_and_the_root(tmp_path: Path)
 
     globs = detect(tmp_path, config()).model_globs
 
-    assert globs[0] == "model/*.joblib"
+    assert globs[0] == "model/MLmodel"
+    assert "model/*.joblib" in globs
     assert {"models/*.pkl", "artifacts/*.skops", "*.joblib"} <= set(globs)
 
 

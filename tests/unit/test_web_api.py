@@ -379,3 +379,27 @@ def test_ten_thousand_models_are_one_page_of_a_hundred(home: House) -> None:
 
     assert (len(told["models"]), told["total"]) == (100, 10_000)
     assert time.monotonic() - began < 5  # the bound that matters is measured in bench
+
+
+# ---- experiments ----
+
+
+def test_experiments_are_those_of_the_newest_build_that_has_ended_or_of_the_one_named(
+    home: House,
+) -> None:
+    first = home.push("churn")
+    second = home.push("churn")
+    home.push("churn")
+    for run, name in ((first, "a"), (second, "b")):
+        report = home.control.home / "runs" / str(run.id) / "reports" / "tracking.json"
+        report.parent.mkdir(parents=True)
+        report.write_text(f'{{"runs": [{{"name": "{name}"}}], "models": []}}')
+
+    newest = data(home, "/api/models/churn/experiments")
+    named = data(home, "/api/models/churn/experiments?number=1")
+
+    assert (newest["number"], newest["run"], newest["runs"]) == (2, second.id, [{"name": "b"}])
+    assert (named["number"], named["runs"]) == (1, [{"name": "a"}])
+    assert error(home, "GET", "/api/models/churn/experiments?number=3") == (404, "PS125")
+    assert error(home, "GET", "/api/models/churn/experiments?number=9") == (404, "PS109")
+    assert error(home, "GET", "/api/models/none/experiments") == (404, "PS105")

@@ -14,12 +14,12 @@ from pathlib import Path
 from penstock.build import declared
 from penstock.build.entry import python_files, run_command
 from penstock.build.facts import Fact, table, text_of
+from penstock.build.model_files import CERTAIN_ENDINGS, ENDINGS, MLMODEL
 from penstock.build.suggest import evaluation_facts
 from penstock.config import ModelConfig
 from penstock.errors import PenstockError, StoppedError
 
-MODEL_FOLDERS = ("model", "models", "artifacts", ".")
-MODEL_ENDINGS = ("joblib", "pkl", "skops")
+MODEL_FOLDERS = ("model", "models", "artifacts", "output", "outputs", ".")
 NOT_READ = {
     "pylock.toml": "uv export --format requirements-txt > requirements.txt",
     "poetry.lock": "poetry export -o requirements.txt",
@@ -131,14 +131,16 @@ def model_places(config: ModelConfig) -> tuple[tuple[str, ...], Fact]:
     overrule = "Set [build] model in penstock.toml."
     if config.build.model is not None:
         return (config.build.model,), Fact("model", config.build.model, "penstock.toml", overrule)
+    patterns = (MLMODEL, f"*/{MLMODEL}", *(f"*.{ending}" for ending in ENDINGS))
     globs = tuple(
-        f"{folder}/*.{ending}".removeprefix("./")
+        f"{folder}/{pattern}".removeprefix("./")
         for folder in MODEL_FOLDERS
-        for ending in MODEL_ENDINGS
+        for pattern in patterns
     )
     if config.build.predict is not None:
         globs = (*(folder for folder in MODEL_FOLDERS if folder != "."), *globs)
-    where = f"a new .{', .'.join(MODEL_ENDINGS)} in {', '.join(MODEL_FOLDERS[:-1])} or the root"
+    where = f"MLflow, or a new .{', .'.join(CERTAIN_ENDINGS)}, .json or .txt "
+    where += f"in {', '.join(MODEL_FOLDERS[:-1])} or the root"
     return globs, Fact("model", where, "convention", overrule)
 
 

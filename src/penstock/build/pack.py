@@ -64,7 +64,7 @@ def stage(built: Built, code: Path, folder: Path, facts: Facts) -> None:
     if built.predict is not None and not (folder / "code" / built.predict).is_file():
         what = f"[build] predict names {built.predict}, which the commit does not have."
         raise StoppedError("PS231", what, hint="Commit the file, or mend the name.")
-    adapter = built.format == "adapter"
+    whole = built.format == "adapter" or built.path.is_dir()
     _describe(
         folder,
         {
@@ -72,7 +72,7 @@ def stage(built: Built, code: Path, folder: Path, facts: Facts) -> None:
             "model": facts.model,
             "number": facts.number,
             "format": built.format,
-            "path": "model" if adapter else f"model/{built.path.name}",
+            "path": "model" if whole else f"model/{built.path.name}",
             "predict": f"code/{built.predict}" if built.predict is not None else None,
             "task": facts.task,
             "positive": facts.positive,

@@ -55,6 +55,8 @@ class Plan:
     """Files of the project, besides ``[evaluate] data``, that training must not see."""
     limits: Limits = field(default_factory=Limits)
     """What the command may use."""
+    began_ms: int = 0
+    """When the build began, as Unix time in ms: what was tracked earlier is not of this build."""
 
 
 def interpreter_folders(python: Path) -> tuple[Path, ...]:
@@ -71,12 +73,19 @@ def interpreter_folders(python: Path) -> tuple[Path, ...]:
     return tuple(folder for folder in folders if not folder.is_relative_to("/usr"))
 
 
+def hidden(plan: Plan) -> list[Path]:
+    """Return the files of the checkout that training must not read: the evaluation data."""
+    evaluate = plan.config.evaluate
+    named = [] if evaluate is None or evaluate.made_by_build else [evaluate.data]
+    return [plan.checkout / path for path in (*named, *plan.masked)]
+
+
 def training_command(plan: Plan) -> Command:
     """Return the project's own command, as the sandbox shall run it."""
-    build, evaluate = plan.config.build, plan.config.evaluate
+    build = plan.config.build
     plan.scratch.mkdir(parents=True, exist_ok=True)
-    hidden = [] if evaluate is None or evaluate.made_by_build else [plan.checkout / evaluate.data]
-    hidden += [plan.checkout / path for path in plan.masked]
+    for left in plan.scratch.glob("mlflow.db*"):  # of an attempt that was killed
+        left.unlink()
     argv, programs = ["/bin/sh", "-c", plan.run], list[Path]()
     if is_function(plan.run):
         argv, programs = [str(plan.python), str(RUNNER), plan.run.strip()], [RUNNER]
@@ -85,7 +94,7 @@ def training_command(plan: Plan) -> Command:
         cwd=plan.checkout,
         read=[*interpreter_folders(plan.python), *programs],
         write=[plan.checkout, plan.scratch],
-        mask=hidden,
+        mask=hidden(plan),
         env=_environment(plan),
         network=build.network,
         use=Use.TRAIN,

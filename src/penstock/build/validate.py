@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from penstock.build.detect import dependency_file, model_places, run_command
+from penstock.build.model_files import CERTAIN_ENDINGS
 from penstock.config import Evaluate, ModelConfig, read
 from penstock.errors import ConfigurationError, PenstockError
 
@@ -212,6 +213,8 @@ def _card_says(text: str, field: str) -> bool:
 
 def _committed_models(config: ModelConfig, tracked: frozenset[str] | None) -> Iterator[Finding]:
     globs, _ = model_places(config)
+    if config.build.model is None:  # other endings have more than models in them
+        globs = tuple(glob for glob in globs if glob.rpartition(".")[2] in CERTAIN_ENDINGS)
     for file in sorted(tracked or ()):
         if any(fnmatch(file, pattern) and file.count("/") <= 1 for pattern in globs):
             text = "is committed; a build takes only a model that it has written itself."

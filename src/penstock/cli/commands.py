@@ -2,7 +2,7 @@
 
     project      init, check, plan, connect, push      looking     status, watch, logs, list, …
     deciding     approve, reject, promote, rollback, … machine     serve, demo, doctor, token, …
-    trust        key, verify, export
+    trust        key, verify, export                    experiments  experiments
 
 A command is a thin client of the server: it parses, makes one request and writes the answer.
 """
@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import deciding, looking, machine, project, trust
+from penstock.cli import deciding, experiments, looking, machine, project, trust
 from penstock.cli.session import Session
 
 app = typer.Typer(
@@ -63,7 +63,7 @@ def root(  # noqa: PLR0913  the global options
     )
 
 
-for module in (project, looking, deciding, machine):
+for module in (project, looking, experiments, deciding, machine):
     for command in module.COMMANDS:
         app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(machine.audit, name="audit")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from penstock.build import data, outcome, pack, train
+from penstock.build import data, pack, train
 from penstock.build.checkout import checkout
 from penstock.build.detect import detect
 from penstock.build.outcome import Built
@@ -22,7 +22,7 @@ from penstock.check.evaluation import infer_signature, read_evaluation
 from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
-from penstock.pipeline import attesting, checking
+from penstock.pipeline import attesting, capturing, checking
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
 from penstock.ports import Finished, Limits
 from penstock.records.runs import Seal
@@ -113,6 +113,7 @@ def prepare(work: Work) -> JSON:
         "dependencies": found.dependencies.value if found.dependencies else None,
         "sandbox": level.level,
         "evaluation": evaluation,
+        "began_ms": int(tools.clock().timestamp() * 1000),
     }
 
 
@@ -146,6 +147,7 @@ def plan_of(work: Work, prepared: JSON) -> Plan:
         dependency_file=prepared["dependencies"],
         limits=build_limits(work.config().build, work.tools.limits),
         threads=work.tools.build_threads,
+        began_ms=prepared.get("began_ms", 0),
     )
 
 
@@ -186,7 +188,7 @@ def _three_quarters_mb() -> int:
 
 def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
     """Take the model that training wrote, and stage the version's folder."""
-    built = outcome.collect(plan, finished, log=work.log("train"))
+    built = capturing.capture(work, plan, finished)
     spec = plan.config.evaluate
     if spec is not None and spec.made_by_build:
         _keep(work, plan.checkout / spec.data)
