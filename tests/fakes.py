@@ -6,12 +6,12 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from penstock.errors import IntegrityError, NotFoundError, UnreachableError
-from penstock.ports import Command, SandboxLevel
+from penstock.ports import AsOf, Command, MadeEnvironment, Requirements, SandboxLevel
 
 
 class MemoryStore:
@@ -68,13 +68,12 @@ class PresentEnvironments:
 
     def lock(
         self,
-        project: Path,
+        wanted: Requirements,
         out: Path,
         *,
         log: Path,
-        extra: Sequence[str] = (),
-        override: Sequence[str] = (),
         python: str | None = None,
+        as_of: AsOf | None = None,
     ) -> str:
         out.write_text("# python 3.11\n", encoding="utf-8")
         return hashlib.sha256(out.read_bytes()).hexdigest()
@@ -84,6 +83,15 @@ class PresentEnvironments:
 
     def python(self, lock_digest: str) -> Path:
         return Path(sys.executable)
+
+    def made(self) -> Iterator[MadeEnvironment]:
+        yield from ()
+
+    def remove(self, lock_digest: str) -> None:
+        raise AssertionError("an environment that was not made is removed")
+
+    def prune_cache(self, *, log: Path) -> None:
+        pass
 
 
 class Inbox:

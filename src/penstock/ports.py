@@ -8,7 +8,7 @@ Penstock does not wrap them again.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -143,24 +143,86 @@ class Sandbox(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class IndexNamed:
+    """An index of packages that a project's file names; the operator says whether it counts."""
+
+    url: str
+    where: str
+    """``requirements.txt line 3``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a project asks of its environment: names, bounds, markers and digests. No addresses."""
+
+    file: str
+    """The file that decides, for sentences; ``penstock.toml`` where there is none."""
+    lines: tuple[str, ...] = ()
+    """One requirement each, as PEP 508 writes it."""
+    constraints: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    hashes: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    """By ``name==version``: the only files of it that may be used, as ``sha256:…``."""
+    uv_lock: Path | None = None
+    """A project whose uv.lock has the pins; then `lines` holds only what is added to them."""
+    complete: bool = False
+    """Whether every package is pinned, those that others need too: a lock. No date counts."""
+    requires_python: str | None = None
+    """A rule, such as ``>=3.9``: another Python is an error."""
+    python: str | None = None
+    """A wish, in the same words: another Python is a note."""
+    python_from: str = ""
+    """The file that wishes it."""
+    prereleases: bool = False
+    added: tuple[str, ...] = ()
+    """Names that penstock.toml adds or overrides: they may be as new as that file."""
+    indexes: tuple[IndexNamed, ...] = ()
+    files: tuple[str, ...] = ()
+    """Every file that was read for it."""
+    notes: tuple[str, ...] = ()
+    """What a person should know, as sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """The moments up to which packages count as published."""
+
+    files: datetime
+    """For what the project's own files ask."""
+    added: datetime
+    """For what penstock.toml adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeEnvironment:
+    """An environment on the disk."""
+
+    lock_digest: str
+    folder: Path
+    used_at: float
+    """When it was last asked for, as a Unix time."""
+
+
 class Environments(Protocol):
-    """Makes the Python environment of a lock, once, and keeps it."""
+    """Makes the Python environment of a lock, once, and keeps it.
+
+    Every adapter must pass tests/contract/test_environments.py.
+    """
 
     def lock(
         self,
-        project: Path,
+        wanted: Requirements,
         out: Path,
         *,
         log: Path,
-        extra: Sequence[str] = (),
-        override: Sequence[str] = (),
         python: str | None = None,
+        as_of: AsOf | None = None,
     ) -> str:
-        """Resolve the project's own dependency file into a hash-pinned lock at `out`.
+        """Resolve what a project asks for into a hash-pinned lock at `out`.
 
-        `extra` adds requirements, `override` beats the project's own bounds, `python` asks
-        for a version, such as ``3.11``. Returns the lock's digest: SHA-256 over the pins and
-        the Python version.
+        `python` demands a version, such as ``3.11``; packages that were published after `as_of`
+        do not count. Returns the lock's digest: SHA-256 over the pins and the Python version.
 
         Raises
         ------
@@ -175,6 +237,18 @@ class Environments(Protocol):
 
     def python(self, lock_digest: str) -> Path:
         """Return the python of an environment that was made; NotFoundError if it is gone."""
+        ...
+
+    def made(self) -> Iterable[MadeEnvironment]:
+        """Give every environment on the disk, half-made ones too."""
+        ...
+
+    def remove(self, lock_digest: str) -> None:
+        """Remove an environment; who asks for it afterwards gets it made anew."""
+        ...
+
+    def prune_cache(self, *, log: Path) -> None:
+        """Remove from the cache of downloads what nothing refers to."""
         ...
 
 

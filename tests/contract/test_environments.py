@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ import pytest
 
 from penstock.adapters.sandbox.local import LocalSandbox
 from penstock.adapters.uv_environments import UvEnvironments
-from penstock.build.detect import dependency_file
+from penstock.adapters.uv_environments.interpreters import Interpreters, default_python
+from penstock.build import dependency_files
 from penstock.errors import NotFoundError, StoppedError, UnreachableError
-from penstock.ports import Command, Environments
-from tests.contract.wheels import make_uv_lock, make_wheel
+from penstock.ports import AsOf, Command, Environments
+from tests.contract.wheels import make_sdist, make_uv_lock, make_wheel, served
 from tests.fakes import PresentEnvironments
 
 NEEDS_ALPHA = (
@@ -64,9 +67,18 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def locked(environments: Environments, project: Path, **more: Any) -> tuple[str, Path]:
+def locked(
+    environments: Environments,
+    project: Path,
+    *,
+    extra: Sequence[str] = (),
+    override: Sequence[str] = (),
+    **more: Any,
+) -> tuple[str, Path]:
     lock = project.parent / "requirements.lock"
-    return environments.lock(project, lock, log=project.parent / "log", **more), lock
+    wanted = dependency_files.read(project)
+    wanted = dependency_files.with_configured(wanted, extra, override)
+    return environments.lock(wanted, lock, log=project.parent / "log", **more), lock
 
 
 def pinned(lock: Path) -> list[str]:
@@ -144,11 +156,13 @@ def test_an_environment_that_is_there_is_used_without_asking_uv(
     (project / "requirements.txt").write_text("demo-beta\n")
     _, lock = locked(environments, project)
     environments.ready(lock, log=log)
-    said = log.read_text()
+    calls = log.read_text().count("$ uv")
 
     environments.ready(lock, log=log)
 
-    assert log.read_text() == said
+    assert log.read_text().count("$ uv") == calls
+    assert log.read_text().splitlines()[-1].startswith("Environment ")
+    assert " reused, " in log.read_text()
 
 
 def test_builders_at_once_make_one_environment(
@@ -194,8 +208,8 @@ def test_extra_and_override_of_the_configuration_count(
 
     plain, lock = locked(environments, project)
     before = pinned(lock)
-    more = {"extra": ["demo-alpha<2"], "override": ["demo-beta==1.5"]}
-    changed, lock = locked(environments, project, **more)
+    extra, override = ["demo-alpha<2"], ["demo-beta==1.5"]
+    changed, lock = locked(environments, project, extra=extra, override=override)
 
     assert before == ["demo-beta==2.0"]
     assert pinned(lock) == ["demo-alpha==1.0", "demo-beta==1.5"]
@@ -267,67 +281,6 @@ def test_a_lock_of_uv_that_does_not_fit_its_project_is_refused(
 
     with pytest.raises(StoppedError, match=r"PS217 uv\.lock does not fit pyproject\.toml"):
         locked(environments, project)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("demo-alpha\n--index-url https://evil.example/simple\n", "line 2 has an option"),
-        ("demo-alpha --global-option=x\n", "has an option"),
-        ("-e .\n", "line 1 has an option"),
-        ("--find-links /etc\n", "has an option"),
-        ("demo @ https://evil.example/demo.whl\n", "by address or path"),
-        ("git+https://evil.example/demo\n", "by address or path"),
-        ("./local\n", "by address or path"),
-        ("../outside.whl\n", "by address or path"),
-        ("demo-alpha${SECRET}\n", "by address or path"),
-        ("-r ../../outside.txt\n", "which the project does not have"),
-        ("-r requirements.txt\n", "in a circle"),
-    ],
-)
-def test_a_project_cannot_say_where_packages_come_from(
-    environments: UvEnvironments, project: Path, text: str, said: str
-) -> None:
-    (project / "requirements.txt").write_text(text)
-
-    with pytest.raises(StoppedError, match="PS212") as caught:
-        locked(environments, project)
-
-    assert said in caught.value.what
-
-
-@pytest.mark.parametrize("source", ["git", "url", "path", "directory", "editable"])
-def test_a_lock_with_a_source_that_is_no_index_is_refused(
-    environments: UvEnvironments, project: Path, source: str
-) -> None:
-    (project / "pyproject.toml").write_text(NEEDS_ALPHA)
-    package = f'[[package]]\nname = "evil"\nsource = {{ {source} = "../evil" }}\n'
-    (project / "uv.lock").write_text(f"version = 1\n{package}")
-
-    with pytest.raises(StoppedError, match="takes evil from a"):
-        locked(environments, project)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "said"),
-    [
-        ("environment.yml", "name: p\n", "environment.yml is not read yet"),
-        ("pyproject.toml", "[tool.poetry]\nname = 'p'\n", "[tool.poetry]"),
-        ("pyproject.toml", "[project]\nname='p'\ndynamic=['dependencies']\n", "dynamic"),
-        ("pyproject.toml", "[project]\ndependencies = 'numpy'\n", "not a list"),
-        ("pyproject.toml", "[project\n", "is not TOML"),
-        ("requirements.txt", "\x80", "is not UTF-8"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named_with_a_way_out(
-    environments: UvEnvironments, project: Path, file: str, text: str, said: str
-) -> None:
-    (project / file).write_bytes(text.encode("latin-1"))
-
-    with pytest.raises(StoppedError, match="PS212") as caught:
-        locked(environments, project)
-
-    assert said in caught.value.what
 
 
 def test_requirements_that_cannot_be_met_stop_with_the_reason_and_the_file(
@@ -431,19 +384,205 @@ def test_an_empty_environment_is_quick(
     assert time.monotonic() - begun < 3  # 0.2 s alone; other tests share the machine
 
 
-@pytest.mark.parametrize(
-    ("requirements", "used"),
-    [("demo-beta==2.0\n", "requirements.txt"), ("demo-beta>=1\n", "pyproject.toml")],
-)
-def test_the_file_that_a_plan_announces_is_the_file_that_is_used(
-    environments: UvEnvironments, project: Path, log: Path, requirements: str, used: str
-) -> None:
-    (project / "requirements.txt").write_text(requirements)
-    (project / "pyproject.toml").write_text(NEEDS_ALPHA)
+# ---- as of a date --------------------------------------------------------------------------
 
-    fact, _ = dependency_file(project)
+
+def of(day: str, added: str | None = None) -> AsOf:
+    files, more = (datetime.fromisoformat(f"{one}T00:00:00+00:00") for one in (day, added or day))
+    return AsOf(files, more)
+
+
+UPLOADED = {"demo_alpha-1": "2023-01-01", "demo_alpha-2": "2024-06-01", "demo_beta": "2023-01-01"}
+
+
+def test_what_was_published_after_the_date_does_not_count(
+    home: Path, wheels: Path, project: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-alpha\n")
+
+    with served(wheels, UPLOADED) as index:
+        environments = UvEnvironments(home, LocalSandbox(home), index=("--default-index", index))
+        _, lock = locked(environments, project, as_of=of("2023-08-01"))
+        then = pinned(lock)
+        _, lock = locked(environments, project, as_of=of("2024-08-01"))
+
+    assert then == ["demo-alpha==1.0", "demo-beta==1.5"]
+    assert pinned(lock) == ["demo-alpha==2.0", "demo-beta==1.5"]
+    assert "Locked 2 packages from requirements.txt as of 2023-08-01, Python 3." in log.read_text()
+
+
+def test_what_penstock_toml_adds_may_be_as_new_as_that_file(
+    home: Path, wheels: Path, project: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-beta\n")
+
+    with served(wheels, UPLOADED) as index:
+        environments = UvEnvironments(home, LocalSandbox(home), index=("--default-index", index))
+        _, lock = locked(
+            environments, project, extra=["demo-alpha"], as_of=of("2023-08-01", "2024-08-01")
+        )
+
+    assert pinned(lock) == ["demo-alpha==2.0", "demo-beta==1.5"]
+
+
+def test_a_date_before_the_wheels_of_the_running_python_is_moved_and_said(
+    home: Path, wheels: Path, project: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-alpha\n")
+    minor = int(Interpreters(default_python(), home).installed()[0].minor.split(".")[1])
+    begins = f"{2011 + minor}-11-30"
+    uploaded = {"demo_alpha-1": f"{2011 + minor}-11-01", "demo_alpha-2": f"{2012 + minor}-01-01"}
+
+    with served(wheels, uploaded) as index:
+        environments = UvEnvironments(home, LocalSandbox(home), index=("--default-index", index))
+        _, lock = locked(environments, project, as_of=of("2015-01-01"))
+
+    assert pinned(lock) == ["demo-alpha==1.0", "demo-beta==1.5"]
+    assert f"wheels for Python 3.{minor} begin about {begins}" in log.read_text()
+
+
+@pytest.mark.parametrize("dated", [True, False], ids=["too new", "an index without dates"])
+def test_where_nothing_can_be_had_as_of_the_date_todays_packages_are_taken_loudly(
+    home: Path, wheels: Path, project: Path, log: Path, *, dated: bool
+) -> None:
+    (project / "requirements.txt").write_text("demo-alpha==2.0\n")
+
+    with served(wheels, UPLOADED, dated=dated) as index:
+        environments = UvEnvironments(home, LocalSandbox(home), index=("--default-index", index))
+        _, lock = locked(environments, project, as_of=of("2023-08-01"))
+
+    assert pinned(lock) == ["demo-alpha==2.0", "demo-beta==1.5"]
+    assert "WARNING as of 2023-08-01 the requirements of requirements.txt" in log.read_text()
+    assert "[environment] as_of" in log.read_text()
+
+
+# ---- where packages come from --------------------------------------------------------------
+
+
+def test_a_package_without_a_wheel_is_named_with_both_ways_out(
+    environments: UvEnvironments, project: Path, wheels: Path
+) -> None:
+    make_sdist(wheels, "demo-gamma", "1.0", setup="open('/tmp/ran', 'w')")
+    (project / "requirements.txt").write_text("demo-gamma==1.0\n")
+
+    with pytest.raises(StoppedError, match=r"PS260 demo-gamma, which requirements\.txt") as caught:
+        locked(environments, project)
+
+    assert "[environment] override" in caught.value.hint
+    assert 'source_builds = ["demo-gamma"]' in caught.value.hint
+
+
+def test_a_file_with_another_digest_than_the_project_allows_is_not_installed(
+    environments: UvEnvironments, project: Path, wheels: Path
+) -> None:
+    digest = hashlib.sha256((wheels / "demo_beta-2.0-py3-none-any.whl").read_bytes()).hexdigest()
+    (project / "requirements.txt").write_text(f"demo-beta==2.0 --hash=sha256:{digest}\n")
+    _, lock = locked(environments, project)
+    assert lock.read_text().count(digest) == 1
+
+    (project / "requirements.txt").write_text(f"demo-beta==2.0 --hash=sha256:{'0' * 64}\n")
+
+    with pytest.raises(StoppedError, match=r"PS262 .*demo-beta ==2\.0 has a digest"):
+        locked(environments, project)
+
+
+def test_an_index_of_a_project_that_is_not_the_operators_stops_the_build(
+    environments: UvEnvironments, project: Path
+) -> None:
+    line = "--extra-index-url https://mia:secret@private.example/simple\n"
+    (project / "requirements.txt").write_text(f"demo-beta\n{line}")
+
+    with pytest.raises(StoppedError, match=r"PS263 requirements\.txt line 2") as caught:
+        locked(environments, project)
+
+    assert "private.example/simple" in caught.value.what
+    assert "secret" not in str(caught.value)
+
+
+def test_an_index_that_is_public_or_the_operators_own_does_not_stop_it(
+    environments: UvEnvironments, project: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "requirements.txt").write_text(
+        "demo-beta\n"
+        "-i https://pypi.org/simple/\n"
+        "--extra-index-url https://download.pytorch.org/whl/cpu\n"
+        "--extra-index-url https://private.example/simple/\n"
+    )
+    monkeypatch.setenv("UV_INDEX", "https://private.example/simple")
+
+    _, lock = locked(environments, project)
+
+    assert pinned(lock) == ["demo-beta==2.0"]
+    assert "line 3 names the index download.pytorch.org/whl/cpu; the server's" in log.read_text()
+
+
+# ---- every kind of file, to the environment ------------------------------------------------
+
+POETRY = """\
+[tool.poetry]
+name = "p"
+[tool.poetry.dependencies]
+python = ">=3.9"
+demo-alpha = "*"
+[tool.poetry.group.dev.dependencies]
+demo-delta = "*"
+"""
+POETRY_LOCK = """\
+[[package]]
+name = "demo-alpha"
+version = "1.0"
+[package.dependencies]
+demo-beta = "<2"
+[[package]]
+name = "demo-beta"
+version = "1.5"
+[[package]]
+name = "demo-delta"
+version = "9.9"
+"""
+PYLOCK = """\
+lock-version = "1.0"
+[[packages]]
+name = "demo-alpha"
+version = "1.0"
+[[packages]]
+name = "demo-beta"
+version = "1.5"
+"""
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"pyproject.toml": POETRY, "poetry.lock": POETRY_LOCK},
+        {"pylock.toml": PYLOCK},
+        {"Pipfile.lock": '{"default": {"demo-alpha": {"version": "==1.0"}}}'},
+        {"Pipfile": "[packages]\ndemo-alpha = '<2'\n"},
+        {"pyproject.toml": POETRY.replace('"*"', '"^1.0"')},
+        {"conda.yaml": "dependencies: [python=3.6, demo-alpha=1.0, libgcc-ng]\n"},
+        {"environment.yml": "dependencies:\n- pip:\n  - demo-alpha==1.0\n"},
+        {"python_env.yaml": "python: 3.8\ndependencies: [demo-alpha==1.0]\n"},
+        {"MLproject": "conda_env: c.yml\n", "c.yml": "dependencies: [demo-alpha==1.0]\n"},
+        {"setup.py": "from setuptools import setup\nsetup(install_requires=['demo-alpha<2'])\n"},
+    ],
+    ids=lambda files: next(reversed(files)),
+)
+def test_every_kind_of_file_leads_to_a_lock(
+    environments: UvEnvironments, project: Path, files: dict[str, str]
+) -> None:
+    for name, text in files.items():
+        (project / name).write_text(text)
+
+    _, lock = locked(environments, project)
+
+    assert pinned(lock) == ["demo-alpha==1.0", "demo-beta==1.5"]
+
+
+def test_a_python_that_is_only_wished_is_replaced_by_the_nearest_and_said(
+    environments: UvEnvironments, project: Path, log: Path
+) -> None:
+    (project / "Pipfile").write_text("[packages]\n[requires]\npython_version = '3.2'\n")
+
     locked(environments, project)
 
-    assert fact is not None
-    assert fact.value == used
-    assert f"Dependencies: {used}." in log.read_text()
+    assert "WARNING Pipfile wishes Python 3.2; installed here: 3." in log.read_text()

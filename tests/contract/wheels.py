@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import json
+import tarfile
+import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
@@ -47,3 +53,84 @@ def make_uv_lock(project: Path, wheels: Path) -> None:
     text += 'dependencies = [{ name = "demo-alpha" }]\n\n'
     text += '[package.metadata]\nrequires-dist = [{ name = "demo-alpha" }]\n'
     (project / "uv.lock").write_text(text)
+
+
+def make_sdist(folder: Path, name: str, version: str, *, setup: str = "") -> Path:
+    """Write a source distribution of one module, built by setuptools."""
+    module = name.replace("-", "_")
+    top = f"{module}-{version}"
+    files = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{module}.py": f"VERSION = {version!r}\n",
+        "setup.py": f"{setup}\nfrom setuptools import setup\n"
+        f"setup(name={name!r}, version={version!r}, py_modules=[{module!r}])\n",
+    }
+    path = folder / f"{top}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for file, text in files.items():
+            entry = tarfile.TarInfo(f"{top}/{file}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return path
+
+
+@contextmanager
+def served(folder: Path, uploaded: Mapping[str, str], *, dated: bool = True) -> Generator[str]:
+    """Serve a folder of wheels as an index, each with the day of its upload; give its address.
+
+    Parameters
+    ----------
+    uploaded
+        By the beginning of a file's name: ``{"demo_alpha-2": "2024-01-01"}``.
+    dated
+        Whether the index says when a file was uploaded; some private ones do not.
+    """
+
+    def day(file: str) -> str:
+        return next((d for begin, d in uploaded.items() if file.startswith(begin)), "2000-01-01")
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.strip("/").split("/")[-1]
+            wheel = folder / name
+            if wheel.is_file():
+                self.answer("application/octet-stream", wheel.read_bytes())
+                return
+            files = [
+                {
+                    "filename": path.name,
+                    "url": f"/files/{path.name}",
+                    "hashes": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+                    "size": path.stat().st_size,
+                    **({"upload-time": f"{day(path.name)}T00:00:00Z"} if dated else {}),
+                }
+                for path in sorted(folder.glob(f"{name.replace('-', '_')}-*"))
+            ]
+            if not files:
+                self.send_error(404)
+                return
+            page = {"meta": {"api-version": "1.1"}, "name": name, "files": files}
+            kind = "application/vnd.pypi.simple.v1+json"
+            self.answer(kind, json.dumps(page).encode())
+
+        def answer(self, kind: str, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 -- the library's name
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the same
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/simple"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.build.detect import NOT_READ, dependency_file, detect, is_pinned
+from penstock.build.detect import detect
 from penstock.build.plan import Plan, plan
 from penstock.config import ModelConfig, parse
 from penstock.errors import StoppedError
@@ -82,92 +82,6 @@ def test_with_an_adapter_a_whole_folder_is_a_model(tmp_path: Path) -> None:
     globs = detect(tmp_path, config('[build]\npredict = "adapter.py"')).model_globs
 
     assert globs[:3] == ("model", "models", "artifacts")
-
-
-PROJECT = '[project]\nname = "x"\nversion = "1"\ndependencies = []\n'
-
-
-@pytest.mark.parametrize(
-    ("files", "used"),
-    [
-        (
-            {
-                "uv_DOT_lock": "",
-                "pyproject_DOT_toml": PROJECT,
-                "requirements_DOT_txt": "a==1",
-            },
-            "uv.lock",
-        ),
-        (
-            {"pyproject_DOT_toml": PROJECT, "requirements_DOT_txt": "a==1"},
-            "requirements.txt",
-        ),
-        ({"pyproject_DOT_toml": PROJECT, "requirements_DOT_txt": "a>1"}, "pyproject.toml"),
-        (
-            {
-                "pyproject_DOT_toml": "[tool.ruff]\n",
-                "requirements_DOT_txt": "a",
-            },
-            "requirements.txt",
-        ),
-        (
-            {"pyproject_DOT_toml": "broken", "requirements_DOT_txt": "a"},
-            "requirements.txt",
-        ),
-    ],
-)
-def test_the_first_dependency_file_in_the_order_wins(
-    tmp_path: Path, files: dict[str, str], used: str
-) -> None:
-    fact, _ = dependency_file(project(tmp_path, **files))
-
-    assert fact is not None
-    assert fact.value == used
-
-
-@pytest.mark.parametrize("name", list(NOT_READ))
-def test_a_file_that_cannot_be_read_alone_is_an_error_with_a_way_out(
-    tmp_path: Path, name: str
-) -> None:
-    (tmp_path / name).touch()
-
-    with pytest.raises(StoppedError, match="PS031") as caught:
-        dependency_file(tmp_path)
-
-    assert name in caught.value.what
-    assert "requirements.txt" in caught.value.hint
-
-
-def test_a_file_that_was_not_used_is_named(tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text("numpy")
-    (tmp_path / "poetry.lock").touch()
-
-    fact, notes = dependency_file(tmp_path)
-
-    assert fact is not None
-    assert notes == ("Used requirements.txt, not poetry.lock.",)
-
-
-def test_no_dependency_file_means_an_environment_with_nothing_in_it(tmp_path: Path) -> None:
-    fact, notes = dependency_file(tmp_path)
-
-    assert fact is None
-    assert "nothing but Python" in notes[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "pinned"),
-    [
-        ("", False),
-        ("a==1\nb[x]==2.0 ; python_version > '3'  # why\n", True),
-        ("a==1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n", True),
-        ("a==1\nb", False),
-        ("a==1.*", False),
-        ("-r other.txt", False),
-    ],
-)
-def test_pinned_means_that_every_line_names_one_version(text: str, *, pinned: bool) -> None:
-    assert is_pinned(text) is pinned
 
 
 def planned(tmp_path: Path, text: str, champion: int | None, *, asked: bool = True) -> Plan:

@@ -252,10 +252,10 @@ def test_outside_git_nothing_can_be_pushed(tmp_path: Path) -> None:
     assert "git" in [finding.subject for finding in broken(tmp_path)]
 
 
-def test_an_unsupported_dependency_file_is_an_error(project: Path) -> None:
+def test_a_dependency_file_that_cannot_be_read_is_an_error(project: Path) -> None:
     (project / "requirements.txt").rename(project / "Pipfile.lock")
     commit(project)
 
     (found,) = broken(project)
 
-    assert (found.level, found.code) == ("error", "PS031")
+    assert (found.level, found.code) == ("error", "PS212")

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -89,6 +89,17 @@ def commit_facts(repository: Path, commit: str) -> CommitFacts:
     )
     author, at, message = told.decode(errors="replace").rstrip("\n").split("\0")
     return CommitFacts(author, datetime.fromisoformat(at), message)
+
+
+def last_change(repository: Path, commit: str, paths: Sequence[str]) -> datetime | None:
+    """Return when one of some files was last changed, up to a commit; None if none ever was.
+
+    The committer's date: an author's can be years before the push.
+    """
+    _require(repository, commit)
+    told = _Git(repository).run("log", "-1", "--format=%cI", commit, "--", *paths)
+    text = told.decode().strip()
+    return datetime.fromisoformat(text) if text and paths else None
 
 
 def read_file(

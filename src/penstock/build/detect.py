@@ -6,33 +6,18 @@ What penstock.toml says always wins. Nothing here runs or imports the project's 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.build import declared
+from penstock.build import declared, dependency_files
 from penstock.build.entry import python_files, run_command
-from penstock.build.facts import Fact, table, text_of
+from penstock.build.facts import Fact, text_of
 from penstock.build.model_files import CERTAIN_ENDINGS, ENDINGS, MLMODEL
 from penstock.build.suggest import evaluation_facts
 from penstock.config import ModelConfig
-from penstock.errors import PenstockError, StoppedError
+from penstock.errors import PenstockError
 
 MODEL_FOLDERS = ("model", "models", "artifacts", "output", "outputs", ".")
-NOT_READ = {
-    "pylock.toml": "uv export --format requirements-txt > requirements.txt",
-    "poetry.lock": "poetry export -o requirements.txt",
-    "Pipfile.lock": "pipenv requirements > requirements.txt",
-    "Pipfile": "pipenv requirements > requirements.txt",
-    "conda.yaml": "list its pip packages in requirements.txt",
-    "python_env.yaml": "list its packages in requirements.txt",
-    "MLproject": "list its packages in requirements.txt",
-    "environment.yml": "list its pip packages in requirements.txt",
-}
-"""Dependency files that this version cannot read, and the way from each to one that it can."""
-
-_PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*===?\s*[^*\s]+(\s*;.*)?")
 _SCORES = re.compile(r"""['"]([\w./-]*(?:metrics|scores?)[\w.-]*\.(?:json|ya?ml))['"]""")
 
 
@@ -64,7 +49,7 @@ def detect(project: Path, config: ModelConfig) -> Detected:
     Raises
     ------
     StoppedError
-        PS030 there is no command to run; PS031 its only dependency file cannot be read.
+        PS030 there is no command to run; PS212 its dependency file cannot be read.
     """
     globs, model = model_places(config)
     dependencies, notes = dependency_file(project)
@@ -119,11 +104,14 @@ def _python(project: Path, config: ModelConfig) -> Fact | None:
     if config.environment.python is not None:
         return Fact("python", config.environment.python, "penstock.toml", overrule)
     try:
-        declares = table(tomllib.loads(text_of(project / "pyproject.toml")).get("project"))
-    except tomllib.TOMLDecodeError:
-        return None
-    wish = declares.get("requires-python")
-    return Fact("python", str(wish), "pyproject.toml", overrule) if wish else None
+        wanted = dependency_files.read(project)
+    except PenstockError:
+        return None  # said where the dependencies are looked at
+    if wanted.requires_python is not None:
+        return Fact("python", wanted.requires_python, wanted.file, overrule)
+    if wanted.python is not None:
+        return Fact("python", f"{wanted.python}, a wish", wanted.python_from, overrule)
+    return None
 
 
 def model_places(config: ModelConfig) -> tuple[tuple[str, ...], Fact]:
@@ -145,59 +133,15 @@ def model_places(config: ModelConfig) -> tuple[tuple[str, ...], Fact]:
 
 
 def dependency_file(project: Path) -> tuple[Fact | None, tuple[str, ...]]:
-    """Return the dependency file that decides, and notes on the ones that do not.
+    """Return the dependency file that decides, and notes on what was found in it and beside it.
 
-    First hit wins: uv.lock, a fully pinned requirements.txt, pyproject.toml with [project],
-    any other requirements.txt.
+    Raises
+    ------
+    StoppedError
+        PS212, it cannot be read.
     """
-    there = list(_readable(project))
-    unread = [name for name in NOT_READ if (project / name).is_file()]
-    if not there and unread:
-        raise StoppedError(
-            "PS031",
-            f"{unread[0]} is the project's dependency file, and it is not supported yet.",
-            hint=f"Write one that is: {NOT_READ[unread[0]]}",
-        )
-    if not there:
-        return None, ("No dependency file: the environment holds nothing but Python.",)
-    used = there[0]
-    others = [*there[1:], *unread]
-    notes = (f"Used {used}, not {', '.join(others)}.",) if others else ()
+    wanted = dependency_files.read(project)
+    if not wanted.files:
+        return None, wanted.notes
     overrule = "Add or remove a dependency file, or set [environment] override and extra."
-    return Fact("dependencies", used, used, overrule), notes
-
-
-def is_pinned(text: str) -> bool:
-    r"""Whether every line of a requirements file names one exact version.
-
-    Examples
-    --------
-    >>> is_pinned("numpy==2.1.0  # fast\npandas==2.2.3"), is_pinned("numpy>=2")
-    (True, False)
-    """
-    joined = text.replace("\\\n", " ")
-    lines = [re.sub(r"(^|\s)#.*|\s+--hash=\S+", "", line).strip() for line in joined.splitlines()]
-    wanted = [line for line in lines if line]
-    return bool(wanted) and all(_PINNED.fullmatch(line) for line in wanted)
-
-
-def _readable(project: Path) -> Iterator[str]:
-    """Yield the dependency files that can be read, the one that decides first."""
-    requirements = project / "requirements.txt"
-    pinned = requirements.is_file() and is_pinned(text_of(requirements))
-    if (project / "uv.lock").is_file() and (project / "pyproject.toml").is_file():
-        yield "uv.lock"
-    if pinned:
-        yield "requirements.txt"
-    if _declares_project(project / "pyproject.toml"):
-        yield "pyproject.toml"
-    if requirements.is_file() and not pinned:
-        yield "requirements.txt"
-
-
-def _declares_project(path: Path) -> bool:
-    """Whether a pyproject.toml has dependencies in the standard table."""
-    try:
-        return "dependencies" in tomllib.loads(text_of(path)).get("project", {})
-    except (OSError, tomllib.TOMLDecodeError):
-        return False
+    return Fact("dependencies", wanted.file, wanted.file, overrule), wanted.notes

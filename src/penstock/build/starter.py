@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.build import suggest
-from penstock.build.detect import NOT_READ, look
+from penstock.build import dependency_files, suggest
+from penstock.build.detect import look
 from penstock.build.entry import has_code
 from penstock.config import ModelConfig, parse
 from penstock.errors import UsageError
@@ -117,7 +117,7 @@ def init(project: Path, name: str, *, owner: str = "", risk: str = "medium") -> 
             "data/train.csv": (sample(2000, seed=1), "sample data, for training"),
             "data/holdout.csv": (sample(600, seed=2), "sample data, to judge on"),
         }
-        if not any((project / other).exists() for other in ("pyproject.toml", *NOT_READ)):
+        if not any((project / other).exists() for other in dependency_files.FILES):
             files["requirements.txt"] = (REQUIREMENTS, "what train.py imports")
     files["CARD.md"] = (CARD.format(name=name), "what it is for, benefit, work, risks")
     files[".gitignore"] = (IGNORED, "built models stay out of git")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
@@ -148,6 +149,8 @@ class Environment(Block):
     """Requirements that beat the project's own bounds, such as ``numpy<2``."""
     extra: Several[Requirement] = ()
     """Requirements that the project's dependency file forgot."""
+    as_of: date | None = None
+    """The day as of which packages are resolved; where it is not set, the dependency file's."""
 
 
 class DataSource(Block):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock import wiring
+from penstock.build import dependency_files
 from penstock.client import Client
 from penstock.config import ServerSettings
 from penstock.demo.repository import Repository, diabetes_files, digits_files, requirements
@@ -89,7 +90,7 @@ class Stage:
         environments = wiring.workers(self.home, self.settings).environments
         lock, log = project / "lock.txt", self._root / "set-up.log"
         self.voice.moving("the environment is resolved")
-        environments.lock(project, lock, log=log)
+        environments.lock(dependency_files.read(project), lock, log=log)
         self.voice.moving("the environment is made")
         environments.ready(lock, log=log)
         self._serve()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from penstock.build import data, pack, train
-from penstock.build.checkout import checkout
+from penstock.build import data, dependency_files, pack, train
+from penstock.build.checkout import checkout, last_change
 from penstock.build.detect import detect
 from penstock.build.outcome import Built
 from penstock.build.train import Plan
@@ -24,7 +24,7 @@ from penstock.domain import JSON
 from penstock.errors import StoppedError
 from penstock.pipeline import attesting, capturing, checking, own_checks, surroundings
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
-from penstock.ports import Finished, Limits
+from penstock.ports import AsOf, Finished, Limits
 from penstock.records.runs import Seal
 
 
@@ -80,7 +80,6 @@ def prepare(work: Work) -> JSON:
     tools, run, config = work.tools, work.run, work.config()
     folder = work.folder
     repository = tools.home / "repositories" / f"{run.model}.git"
-    log = work.log("train")
     work.say("train", f"checkout of {run.commit[:12]}")
     shutil.rmtree(folder / "checkout", ignore_errors=True)
     checkout(repository, run.commit, folder / "checkout")
@@ -94,18 +93,7 @@ def prepare(work: Work) -> JSON:
     level = tools.sandbox.level()
     if level.warning:
         work.say("train", f"WARNING {level.warning}")
-    began = time.monotonic()
-    lock = folder / "requirements.lock"
-    digest = tools.environments.lock(
-        folder / "checkout",
-        lock,
-        log=log,
-        extra=config.environment.extra,
-        override=config.environment.override,
-        python=config.environment.python,
-    )
-    python = tools.environments.ready(lock, log=log)
-    work.say("train", f"environment {digest[:12]} ready after {time.monotonic() - began:.1f} s")
+    digest, python = _environment(work, config, repository)
     work.say("train", f"$ {found.run.value}")
     return {
         "python": str(python),
@@ -117,6 +105,30 @@ def prepare(work: Work) -> JSON:
         "evaluation": evaluation,
         "began_ms": int(tools.clock().timestamp() * 1000),
     }
+
+
+def _environment(work: Work, config: ModelConfig, repository: Path) -> tuple[str, Path]:
+    """Lock what the project asks for, as of when it asked, and make the environment."""
+    tools, run, asked = work.tools, work.run, config.environment
+    project, lock = work.folder / "checkout", work.folder / "requirements.lock"
+    read = dependency_files.read(project)
+    wanted = dependency_files.with_configured(read, asked.extra, asked.override)
+    for note in wanted.notes[len(read.notes) :]:  # the others were found with the rest
+        work.say("train", note)
+    now = tools.clock()
+    files = last_change(repository, run.commit, wanted.files) or now
+    added = last_change(repository, run.commit, ["penstock.toml"]) or now
+    if asked.as_of is not None:
+        files = datetime.combine(asked.as_of, datetime.max.time(), UTC)
+    digest = tools.environments.lock(
+        wanted,
+        lock,
+        log=work.log("train"),
+        python=asked.python,
+        as_of=AsOf(files=min(files, now), added=min(added, now)),
+    )
+    python = tools.environments.ready(lock, log=work.log("train"))
+    return digest, python
 
 
 def _kept_evaluation(work: Work, config: ModelConfig) -> str | None:

@@ -1,9 +1,9 @@
 """Python environments by uv: one per lock, made once, shared by every version with that lock.
 
-    uv.lock | requirements.txt | pyproject.toml -> names and bounds -> pins with hashes -> venv
+    names and bounds, as of a date -> pins with hashes -> venv
 
-A push chooses packages, never where they come from: an index, an address or a path in its
-files is refused, and uv gets names and bounds only, in a file of our own. Wheels only, so no
+A push chooses packages, never where they come from: an index that its files name counts only
+if it is the operator's own. uv gets names and bounds, in a file of ours. Wheels only, so no
 code of a package runs here. uv itself runs in the sandbox: the cache and the environment are
 all that it can write, the network is open to it.
 """
@@ -11,60 +11,38 @@ all that it can write, the network is open to it.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import urllib.parse
-from collections.abc import Generator, Sequence
+import time
+import uuid
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-import uv
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from penstock.adapters.uv_environments.dependency_files import (
-    Requirements,
-    admits,
+from penstock.adapters.uv_environments import origins
+from penstock.adapters.uv_environments.calls import Call, Uv, note, reason_of
+from penstock.adapters.uv_environments.interpreters import (
+    Interpreter,
+    Interpreters,
+    chosen,
+    default_python,
+)
+from penstock.adapters.uv_environments.locks import (
+    NAME,
+    lock_digest,
+    locked_python,
+    narrowed,
     pins,
-    read_requirements,
 )
-from penstock.errors import NotFoundError, StoppedError, UnreachableError
-from penstock.ports import Command, Sandbox, Use
-
-_TIMEOUT_S = 1800
-_LOCK_NAME = "requirements.lock"
-_UNREACHABLE = re.compile(
-    r"failed to fetch|error sending request|dns error|could not connect|connection refused"
-    r"|operation timed out|network is unreachable|network was disabled",
-    re.IGNORECASE,
-)
-_OPERATOR = re.compile(r"UV_[A-Z_]+|SSL_CERT_(FILE|DIR)|(HTTPS?|ALL|NO)_PROXY", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Interpreter:
-    path: Path
-    version: str
-    """``3.11.7``."""
-    folder: Path
-    """Its prefix; must be visible in the sandbox."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call of uv."""
-
-    argv: Sequence[str]
-    cwd: Path
-    read: Sequence[Path] = ()
-    write: Sequence[Path] = ()
-    env: dict[str, str] = field(default_factory=dict[str, str])
-    network: bool = True
+from penstock.errors import NotFoundError, StoppedError
+from penstock.ports import AsOf, MadeEnvironment, Requirements, Sandbox
 
 
 class UvEnvironments:
@@ -94,56 +72,60 @@ class UvEnvironments:
         index: Sequence[str] = (),
     ) -> None:
         self._envs = home / "envs"
-        self._sandbox = sandbox
-        self._python = python or _default_python()
         self._index = tuple(index)
-        self._cache = Path(os.environ.get("UV_CACHE_DIR") or home / "cache" / "uv").resolve()
-        self._known: dict[Path, _Interpreter] = {}
+        cache = Path(os.environ.get("UV_CACHE_DIR") or home / "cache" / "uv").resolve()
+        self._uv = Uv(sandbox, cache, self._index)
+        self._pythons = Interpreters(python or default_python(), home)
 
     def lock(
         self,
-        project: Path,
+        wanted: Requirements,
         out: Path,
         *,
         log: Path,
-        extra: Sequence[str] = (),
-        override: Sequence[str] = (),
         python: str | None = None,
+        as_of: AsOf | None = None,
     ) -> str:
-        """Resolve the project's own dependency file into a hash-pinned lock at `out`."""
-        interpreter = self._interpreter(python)
-        wanted = read_requirements(project)
-        if not admits(wanted.requires_python, interpreter.version):
-            raise StoppedError(
-                "PS213",
-                f"{wanted.file} requires Python {wanted.requires_python}; installed here: "
-                f"{interpreter.version}.",
-                hint="Ask the operator to install one that fits, or loosen requires-python.",
-            )
-        _note(log, wanted.note)
+        """Resolve what a project asks for into a hash-pinned lock at `out`."""
+        began = time.monotonic()
+        interpreter, told = chosen(self._pythons.installed(), wanted, python)
+        for sentence in (told, *origins.judged(wanted, self._index)):
+            if sentence:
+                note(log, f"WARNING {sentence}")
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".lock-", dir=out.parent) as name:
             work = Path(name).resolve()
-            text = ""
-            if wanted.uv_lock is not None:
-                text = self._export(project.resolve(), interpreter, log)
-                wanted = Requirements(wanted.file, tuple(pins(text, hashes=False)))
-            wanted = wanted.plus(extra, override)
-            if wanted.lines and (not text or extra or override):
-                text = self._compile(wanted, work, interpreter, log)
-            draft = work / _LOCK_NAME
+            text, when = self._resolved(wanted, work, interpreter, log, as_of)
+            draft = work / NAME
+            text = narrowed(text, wanted.hashes, wanted.file)
             draft.write_text(f"# python {interpreter.version}\n{text}", encoding="utf-8")
             draft.replace(out)
-        return lock_digest(out)
+        digest = lock_digest(out)
+        count = sum(1 for _ in pins(text))
+        packages = "1 package" if count == 1 else f"{count} packages"
+        note(
+            log,
+            f"Locked {packages} from {wanted.file}{when}, Python {interpreter.version}: "
+            f"lock {digest[:12]}, {time.monotonic() - began:.1f} s.",
+        )
+        for sentence in origins.remarks(text):
+            note(log, sentence)
+        return digest
 
     def ready(self, lock: Path, *, log: Path) -> Path:
         """Return the python of the lock's environment, made now if it was not there."""
+        began = time.monotonic()
         folder = self._envs / lock_digest(lock)
         python = folder / "bin" / "python"
+        how = "reused"
         if not _marker(folder).exists():
             with _only_one(folder):
                 if not _marker(folder).exists():
                     self._make(folder, lock, log)
+                    how = "made"
+        os.utime(_marker(folder))  # asked for now: not the next to be pruned
+        took = time.monotonic() - began
+        note(log, f"Environment {folder.name[:12]} {how}, {took:.1f} s.")
         return python
 
     def python(self, lock_digest: str) -> Path:
@@ -157,19 +139,98 @@ class UvEnvironments:
             )
         return folder / "bin" / "python"
 
+    def made(self) -> Iterator[MadeEnvironment]:
+        """Give every environment on the disk, half-made ones too."""
+        for folder in sorted(self._envs.glob("[0-9a-f]" * 64)):
+            marker = _marker(folder)
+            used = marker if marker.exists() else folder
+            yield MadeEnvironment(folder.name, folder, used.stat().st_mtime)
+
+    def remove(self, lock_digest: str) -> None:
+        """Remove an environment; who asks for it afterwards gets it made anew."""
+        folder = self._envs / lock_digest
+        assert re.fullmatch(r"[0-9a-f]{64}", lock_digest), "the digest of a lock"
+        with _only_one(folder):
+            _marker(folder).unlink(missing_ok=True)  # from now on nobody takes it for whole
+            gone = folder.with_name(f".gone-{uuid.uuid4().hex}")
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def prune_cache(self, *, log: Path) -> None:
+        """Let uv remove from its download cache what nothing refers to."""
+        interpreter = self._pythons.installed()[0]
+        self._envs.mkdir(parents=True, exist_ok=True)
+        self._uv.run(Call(["cache", "prune"], self._envs, network=False), interpreter, log)
+
+    @property
+    def cache(self) -> Path:
+        """The folder of downloads."""
+        return self._uv.cache
+
+    def _resolved(
+        self,
+        wanted: Requirements,
+        work: Path,
+        interpreter: Interpreter,
+        log: Path,
+        as_of: AsOf | None,
+    ) -> tuple[str, str]:
+        """Return the lock's lines, and ``as of …`` for the log."""
+        text = ""
+        if wanted.uv_lock is not None:
+            text = self._export(wanted.uv_lock.resolve(), interpreter, log)
+            locked = tuple(pins(text, hashes=False))
+            if wanted.lines or wanted.overrides:
+                over = {canonicalize_name(Requirement(o).name) for o in wanted.overrides}
+                hashes = _hashes(text, without=over)
+                wanted = replace(wanted, lines=(*locked, *wanted.lines), hashes=hashes)
+                text = ""
+            elif not locked:
+                return "", ""
+        if text or not wanted.lines:
+            return text, ""
+        if as_of is None or (wanted.complete and not wanted.added):
+            return self._compile(wanted, work, interpreter, log), ""
+        return self._dated(wanted, work, interpreter, log, as_of)
+
+    def _dated(
+        self, wanted: Requirements, work: Path, interpreter: Interpreter, log: Path, as_of: AsOf
+    ) -> tuple[str, str]:
+        begin = wheels_since(interpreter.minor)
+        dates = AsOf(max(as_of.files, begin), max(as_of.added, as_of.files, begin))
+        if as_of.files < begin:
+            note(
+                log,
+                f"{wanted.file} is of {as_of.files:%Y-%m-%d}; wheels for Python "
+                f"{interpreter.minor} begin about {begin:%Y-%m-%d}, so that date counts.",
+            )
+        try:
+            text = self._compile(wanted, work, interpreter, log, dates)
+        except StoppedError as error:
+            try:
+                text = self._compile(wanted, work, interpreter, log)
+            except StoppedError:
+                raise error from None
+            note(
+                log,
+                f"WARNING as of {dates.files:%Y-%m-%d} the requirements of {wanted.file} cannot "
+                f"be met ({error.what}) Today's packages are used instead. To choose the date: "
+                "[environment] as_of.",
+            )
+            return text, " as of today"
+        return text, f" as of {dates.files:%Y-%m-%d}"
+
     def _make(self, folder: Path, lock: Path, log: Path) -> None:
         text = lock.read_text(encoding="utf-8")
-        minor = ".".join(_locked_python(text).split(".")[:2])
-        interpreter = self._interpreter(minor)
+        minor = ".".join(locked_python(text).split(".")[:2])
+        asked = Requirements(lock.name)
+        interpreter, _ = chosen(self._pythons.installed(), asked, minor)
         self._envs.mkdir(parents=True, exist_ok=True)
         envs = self._envs.resolve()
         shutil.rmtree(envs / folder.name, ignore_errors=True)  # of a builder that died
         venv = ["venv", "--no-project", "--python", str(interpreter.path)]
-        self._run(
-            _Call([*venv, str(envs / folder.name)], envs, write=[envs], network=False),
-            interpreter,
-            log,
-        )
+        call = Call([*venv, str(envs / folder.name)], envs, write=[envs], network=False)
+        self._uv.run(call, interpreter, log)
         if any(pins(text)):
             self._sync(envs / folder.name, text, interpreter, log)
         for path in folder.rglob("*"):
@@ -177,41 +238,52 @@ class UvEnvironments:
                 path.chmod(path.stat().st_mode & 0o555)
         _marker(folder).touch()
 
-    def _sync(self, folder: Path, lock: str, interpreter: _Interpreter, log: Path) -> None:
+    def _sync(self, folder: Path, lock: str, interpreter: Interpreter, log: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".sync-", dir=self._envs) as name:
             work = Path(name).resolve()
-            (work / _LOCK_NAME).write_text(lock, encoding="utf-8")
+            (work / NAME).write_text(lock, encoding="utf-8")
             argv = [
                 *("pip", "sync", "--require-hashes", "--no-build", *self._index),
-                *("--python", str(folder / "bin" / "python"), _LOCK_NAME),
+                *("--python", str(folder / "bin" / "python"), NAME),
             ]
             # A worker cannot write into its environment: without bytecode each start compiles.
             env = {"UV_COMPILE_BYTECODE": "1", "UV_LINK_MODE": "copy"}
-            call = _Call(argv, work, read=[work], write=[folder], env=env)
-            self._run(call, interpreter, log)
+            call = Call(argv, work, read=[work], write=[folder], env=env)
+            self._uv.run(call, interpreter, log)
 
-    def _export(self, project: Path, interpreter: _Interpreter, log: Path) -> str:
+    def _export(self, project: Path, interpreter: Interpreter, log: Path) -> str:
         argv = [
             *("export", "--locked", "--offline", "--no-dev", "--no-emit-project", "--no-build"),
             *("--no-header", "--no-annotate", "--python", str(interpreter.path)),
         ]
-        call = _Call(argv, project, read=[project], network=False)
-        code, output, errors = self._call(call, interpreter, log)
+        call = Call(argv, project, read=[project], network=False)
+        code, output, errors = self._uv.tried(call, interpreter, log)
         if code:
             raise StoppedError(
                 "PS217",
-                f"uv.lock does not fit pyproject.toml: {_reason(errors)}",
+                f"uv.lock does not fit pyproject.toml: {reason_of(errors)}",
                 hint="Run `uv lock` in the project, commit uv.lock and push again.",
             )
         return output
 
     def _compile(
-        self, wanted: Requirements, work: Path, interpreter: _Interpreter, log: Path
+        self,
+        wanted: Requirements,
+        work: Path,
+        interpreter: Interpreter,
+        log: Path,
+        as_of: AsOf | None = None,
     ) -> str:
         argv = [
             *("pip", "compile", "--generate-hashes", "--no-header", "--no-annotate"),
             *("--no-build", "--python", str(interpreter.path), *self._index),
         ]
+        if as_of is not None:
+            argv += ["--exclude-newer", _stamp(as_of.files)]
+            for name in dict.fromkeys(wanted.added):
+                argv += ["--exclude-newer-package", f"{name}={_stamp(as_of.added)}"]
+        if wanted.prereleases:
+            argv += ["--prerelease", "allow"]
         files = {"--constraint": wanted.constraints, "--override": wanted.overrides}
         for option, lines in files.items():
             if lines:
@@ -219,144 +291,34 @@ class UvEnvironments:
                 (work / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
                 argv += [option, name]
         (work / "requirements.in").write_text("\n".join(wanted.lines) + "\n", encoding="utf-8")
-        call = _Call(
+        call = Call(
             [*argv, "requirements.in", "--output-file", "resolved.txt"], work, write=[work]
         )
-        self._run(call, interpreter, log, file=wanted.file)
+        self._uv.run(call, interpreter, log, file=wanted.file)
         return (work / "resolved.txt").read_text(encoding="utf-8")
 
-    def _run(
-        self, call: _Call, interpreter: _Interpreter, log: Path, *, file: str | None = None
-    ) -> None:
-        code, _, errors = self._call(call, interpreter, log)
-        if not code:
-            return
-        reason = _reason(errors)
-        if "No space left on device" in errors:
-            raise UnreachableError(
-                "PS215",
-                f"The environment could not be written: {reason}",
-                hint="Make room on the disk, then: penstock retry.",
-            )
-        if _UNREACHABLE.search(errors):
-            raise UnreachableError(
-                "PS214",
-                f"The package index did not answer: {reason}",
-                hint="Look at the network of the server, then: penstock retry.",
-            )
-        if file is None:
-            raise StoppedError(
-                "PS218",
-                f"The environment could not be made from its lock: {reason}",
-                hint="If a package was changed or withdrawn, pin another version of it.",
-            )
-        raise StoppedError(
-            "PS211",
-            f"The requirements of {file} cannot be met: {reason}",
-            hint=f"Loosen or mend {file}, or set [environment] override in penstock.toml.",
-        )
 
-    def _call(self, call: _Call, interpreter: _Interpreter, log: Path) -> tuple[int, str, str]:
-        program = _uv()
-        self._cache.mkdir(parents=True, exist_ok=True)
-        operator = {k: v for k, v in os.environ.items() if _OPERATOR.fullmatch(k)}
-        command = Command(
-            argv=[str(program), *call.argv, "--no-config", "--no-progress", "--color", "never"],
-            cwd=call.cwd,
-            read=[program, *_outside(interpreter.folder), *self._places(operator), *call.read],
-            write=[self._cache, *call.write],
-            env={
-                **operator,
-                "UV_CACHE_DIR": str(self._cache),
-                "UV_PYTHON_DOWNLOADS": "never",
-                **call.env,
-            },
-            network=call.network,
-            use=Use.FETCH,
-        )
-        process = self._sandbox.start(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        try:
-            output, errors = process.communicate(timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, errors = process.communicate()
-            errors += f"operation timed out after {_TIMEOUT_S} s".encode()
-        said = errors.decode(errors="replace")
-        _note(log, f"$ uv {' '.join(call.argv)}\n{said}")
-        return process.returncode, output.decode(errors="replace"), said
+def wheels_since(minor: str) -> datetime:
+    """Return about when the usual packages had wheels for a Python.
 
-    def _places(self, operator: dict[str, str]) -> list[Path]:
-        """Find the folders that the operator's settings name, so that uv can see them."""
-        values = [*self._index, *(v for k, v in operator.items() if k != "UV_CACHE_DIR")]
-        words = [word for value in values for word in re.split(r"[ ,=]", value)]
-        paths = (Path(urllib.parse.unquote(word.removeprefix("file://"))) for word in words)
-        return [path for path in paths if path.is_absolute() and path.exists()]
-
-    def _interpreter(self, wish: str | None) -> _Interpreter:
-        minor = ".".join((wish or "").split(".")[:2])
-        candidates = [self._python]
-        if wish is not None:
-            candidates += [Path(f"/usr/bin/python{minor}"), Path(f"/usr/local/bin/python{minor}")]
-        found = [self._look(path) for path in candidates if path.exists()]
-        for interpreter in found:
-            if wish is None or f"{interpreter.version}.".startswith(f"{wish}."):
-                return interpreter
-        installed = ", ".join(dict.fromkeys(one.version for one in found))
-        raise StoppedError(
-            "PS213",
-            f"The project asks for Python {wish}; installed here: {installed or 'none'}.",
-            hint=f"Ask the operator to install Python {wish}, or change [environment] python.",
-        )
-
-    def _look(self, path: Path) -> _Interpreter:
-        if path not in self._known:
-            program = (
-                "import json, sys; print(json.dumps([sys.version_info[:3], sys.base_prefix]))"
-            )
-            answer = subprocess.run([path, "-I", "-c", program], check=True, capture_output=True)
-            version, prefix = json.loads(answer.stdout)
-            text = ".".join(str(part) for part in version)
-            self._known[path] = _Interpreter(path, text, Path(prefix))
-        return self._known[path]
+    Python 3.N appears in October of 2011 + N since 3.9, and the wheels follow within weeks.
+    """
+    return datetime(2011 + int(minor.split(".")[1]), 11, 30, tzinfo=UTC)
 
 
-def lock_digest(lock: Path) -> str:
-    """Return the digest of a lock: SHA-256 over the Python version and the sorted pins."""
-    text = lock.read_text(encoding="utf-8")
-    facts = [f"python {_locked_python(text)}", *sorted(pins(text))]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+def _hashes(lock: str, *, without: Container[str]) -> dict[str, frozenset[str]]:
+    found = dict[str, frozenset[str]]()
+    for line in pins(lock):
+        words = line.split()
+        one = Requirement(" ".join(word for word in words if not word.startswith("--hash=")))
+        if canonicalize_name(one.name) not in without:
+            key = f"{canonicalize_name(one.name)}{one.specifier}"
+            found[key] = frozenset(word[7:] for word in words if word.startswith("--hash="))
+    return found
 
 
-def _locked_python(lock: str) -> str:
-    head = re.match(r"# python ([0-9.]+)\n", lock)
-    assert head is not None, "a lock begins with its Python version"
-    return head[1]
-
-
-def _default_python() -> Path:
-    own = Path(sys.base_prefix)
-    if any(not folder.stat().st_mode & 0o001 for folder in (own, *own.parents)):
-        for name in ("python3", "python3.13", "python3.12", "python3.11"):
-            if (system := Path("/usr/bin", name)).exists():
-                return system
-    return own / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def _outside(folder: Path) -> list[Path]:
-    return [] if folder.is_relative_to("/usr") else [folder]
-
-
-def _uv() -> Path:
-    try:
-        return Path(uv.find_uv_bin())
-    except FileNotFoundError:
-        if (found := shutil.which("uv")) is not None:
-            return Path(found)
-    raise NotFoundError(
-        "PS210", "The program uv is not installed.", hint="Install Penstock anew, with uv."
-    )
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _marker(folder: Path) -> Path:
@@ -370,16 +332,3 @@ def _only_one(folder: Path) -> Generator[None]:
     with folder.with_name(f".{folder.name}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _reason(errors: str) -> str:
-    """Give uv's own reason as one paragraph, without its drawing."""
-    lines = [re.sub(r"^[\s×│╰─▶├]+|^error:\s*", "", line) for line in errors.splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Using ", "Creating "))]
-    return " ".join(told)[:1200] or "uv gave no reason."
-
-
-def _note(log: Path, text: str) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(text.rstrip("\n") + "\n")
