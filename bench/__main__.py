@@ -2,6 +2,7 @@
 
 rollback   from the command to the last answer of the version that is left, under load
 delivery   what a push costs beyond the project's own training, with a warm environment
+sandbox    what each level adds to the start of a program
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench import sandbox
 from penstock import __version__
 from tests.journey.server import Project, Server, Traffic, toy_row
 
@@ -96,15 +98,23 @@ BENCHES: dict[str, Callable[[Server, Project], dict[str, Any]]] = {
 }
 
 
+ALONE: dict[str, Callable[[], dict[str, Any]]] = {"sandbox": sandbox.measure}
+"""Those that need no server."""
+
+
+def _served(bench: Callable[[Server, Project], dict[str, Any]]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder, Server() as server:
+        project = Project.toy(Path(folder) / "project")
+        project.push(server)
+        assert server.ended(1).state == "succeeded"
+        return bench(server, project)
+
+
 def main(names: list[str]) -> int:
     """Run the benchmarks named, or all; 0 when every target was met."""
     met = True
-    for name in names or list(BENCHES):
-        with tempfile.TemporaryDirectory() as folder, Server() as server:
-            project = Project.toy(Path(folder) / "project")
-            project.push(server)
-            assert server.ended(1).state == "succeeded"
-            found = BENCHES[name](server, project)
+    for name in names or [*BENCHES, *ALONE]:
+        found = ALONE[name]() if name in ALONE else _served(BENCHES[name])
         facts = {
             "name": name,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from penstock.adapters.sandbox import holder
 from penstock.adapters.sandbox.local import LocalSandbox
 from penstock.build.checkout import FILE_TIME_S
 from penstock.build.data import bind_data
@@ -472,6 +473,18 @@ def test_without_a_python_error_the_code_and_the_last_lines_are_told(
 
     assert said in caught.value.what
     assert "cannot allocate" in caught.value.what
+
+
+def test_a_command_that_the_sandbox_ended_for_its_memory_is_told_so(
+    project: Path, log: Path
+) -> None:
+    log.write_text(f"epoch 1\n{holder.too_much(900 << 20, 800 << 20)}")
+
+    with pytest.raises(StoppedError, match="PS209") as caught:
+        collect(plan_for(project), Finished(137), log=log)
+
+    assert "ended, for it used 900 MB of memory" in caught.value.what
+    assert "800 MB are allowed" in caught.value.what
 
 
 def test_a_command_that_takes_too_long_is_told_with_its_limit(project: Path, log: Path) -> None:

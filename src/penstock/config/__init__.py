@@ -18,18 +18,11 @@ from penstock.config.schema import (
     Model,
     ModelConfig,
     Monitor,
-    OwnCheck,
     Quality,
     Speed,
     duration_s,
 )
-from penstock.config.server import (
-    LimitSettings,
-    ServerSettings,
-    SupplySettings,
-    server_settings,
-    state_home,
-)
+from penstock.config.server import LimitSettings, ServerSettings, server_settings, state_home
 
 __all__ = [
     "METRICS",
@@ -45,11 +38,9 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Monitor",
-    "OwnCheck",
     "Quality",
     "ServerSettings",
     "Speed",
-    "SupplySettings",
     "duration_s",
     "json_schema",
     "parse",

@@ -68,13 +68,6 @@ class ApprovalSettings(Block):
     """Whether, while the server has no accounts, the author may approve; it is recorded."""
 
 
-class SupplySettings(Block):
-    """What is asked of the packages that models bring along."""
-
-    licences: Literal["report", "ask"] = "report"
-    """ask: a copyleft or unknown licence is a point for a person's judgement."""
-
-
 class ServerSettings(Block):
     """What `penstock serve` does."""
 
@@ -93,7 +86,6 @@ class ServerSettings(Block):
     limits: LimitSettings = LimitSettings()
     notify: NotifySettings = NotifySettings()
     approval: ApprovalSettings = ApprovalSettings()
-    supply: SupplySettings = SupplySettings()
 
     @property
     def address(self) -> str:

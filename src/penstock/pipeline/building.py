@@ -22,7 +22,7 @@ from penstock.check.evaluation import infer_signature, read_evaluation
 from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
-from penstock.pipeline import attesting, capturing, checking, own_checks, surroundings
+from penstock.pipeline import attesting, capturing, checking
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
 from penstock.ports import AsOf, Finished, Limits
 from penstock.records.runs import Seal
@@ -36,8 +36,6 @@ async def build(work: Work) -> None:
         prepared = await _train(work)
         await work.step("store", lambda: store(work, prepared))
     await work.durable("checks", lambda: checking.checks(work))
-    if work.config().check:
-        await own_checks.own_checks(work)
 
 
 async def _train(work: Work) -> JSON:
@@ -206,7 +204,6 @@ def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
     spec = plan.config.evaluate
     if spec is not None and spec.made_by_build:
         _keep(work, plan.checkout / spec.data)
-    surroundings.keep_golden(work, plan.checkout, built.path)
     stage(work, plan, built)
     return {"reason": f"{built.format} model, {len(built.files)} file(s)"}
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation, read_evaluation
-from penstock.check.gate import decides
 from penstock.config import LimitSettings, ModelConfig
 from penstock.deploy import rollout
 from penstock.domain import JSON, CheckResult, Document, Environment, Run, Verdict, Version
@@ -258,7 +257,7 @@ def read_told(path: Path) -> Told:
 
 def worst(results: Sequence[CheckResult]) -> str:
     """Return the state of a step from its checks: failed, else undecided, else passed."""
-    verdicts = {result.verdict for result in results if decides(result)}
+    verdicts = {result.verdict for result in results}
     for verdict in (Verdict.FAILED, Verdict.UNDECIDED):
         if verdict in verdicts:
             return str(verdict)

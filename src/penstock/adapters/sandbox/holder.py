@@ -1,4 +1,4 @@
-"""The program that holds a command: python -I -S holder.py '<what to hold, as JSON>'.
+"""The program that holds a command; `start` takes what to hold from its command line, as JSON.
 
 Two uses. Where bubblewrap works, it stands between a step's command and its log: keeps the
 log's size and the memory within their limits. Where bubblewrap does not, it also restricts the
@@ -257,15 +257,19 @@ def _hold_memory(most: int) -> None:
 
 def _sweep() -> None:
     """End all descendants; stopped first, so that they do not multiply meanwhile."""
-    while True:
+    while _reap():
         for number in (signal.SIGSTOP, signal.SIGKILL):
             _send(tree(os.getpid(), parents())[1:], number)
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return
         time.sleep(0.002)
+
+
+def _reap() -> bool:
+    """Wait for what has ended; False when no child is left, and so no descendant."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    return False
 
 
 def _send(pids: Iterable[int], number: signal.Signals) -> None:
@@ -287,14 +291,17 @@ def _prepare(held: Held) -> None:
 
 
 def _tidy(held: Held) -> None:
-    import shutil  # noqa: PLC0415  3 ms that the start need not wait for
-
     for source, target in held["away"]:
         with suppress(OSError):
             os.rename(target, source)  # noqa: PTH104
             os.rmdir(os.path.dirname(target))  # noqa: PTH106, PTH120
     if held["home"] is not None:
-        shutil.rmtree(held["home"], ignore_errors=True)
+        try:
+            os.rmdir(held["home"])  # noqa: PTH106
+        except OSError:
+            import shutil  # noqa: PLC0415  3 ms, and mostly nothing is left
+
+            shutil.rmtree(held["home"], ignore_errors=True)
 
 
 # ---- becoming the command ----
@@ -414,7 +421,8 @@ def _write(content: bytes) -> None:
             content = content[os.write(1, content) :]
 
 
-if __name__ == "__main__":
-    import json
+def start() -> NoReturn:
+    """Begin with what the command line says."""
+    import json  # noqa: PLC0415  whoever only imports this has no use for it
 
     sys.exit(main(json.loads(sys.argv[1])))
