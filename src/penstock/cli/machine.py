@@ -278,12 +278,21 @@ def config_show(
 
 def explain(
     ctx: typer.Context,
-    word: Annotated[str | None, typer.Argument(help="A word of Penstock's.")] = None,
+    word: Annotated[
+        str | None, typer.Argument(help="A word of Penstock's, or a version: NAME@V.")
+    ] = None,
+    *,
+    row: Annotated[int | None, typer.Option(help="Of a version: why this row's answer.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Of a version: write it all here.")] = None,
 ) -> None:
-    """Say what a word means."""
+    """Say what a word means, or what a version looks at."""
+    from penstock.cli.explaining import explain_version
     from penstock.cli.glossary import explained, near
 
     here = session(ctx)
+    if word is not None and "@" in word:
+        explain_version(here, word, row=row, html=html)
+        return
     if word is None:
         for line in columns(sorted(explained().items())):
             here.write(line)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from penstock.check.explanation.asking import BATCH_ROWS, Floats, Meter, Target
 
 Numbers = NDArray[np.int64]
+_DUST = 1e-13
 _NUMBERS = 1 << 24
 """Columns of a batch times its rows, at most, so that wide models take no more memory."""
 
@@ -110,6 +111,8 @@ class Sampler:
         missed = self._answers - base - mean.sum(axis=1)
         effects = mean + missed[:, None, :] * _weights(spread, mean)
         error = np.where(pairs > 1, error, np.nan)
+        # What is left of sums that cancel is no effect.
+        effects[np.abs(effects) < _DUST * (np.abs(self._answers).max() + np.abs(base).max())] = 0.0
         return Values(effects, error, self._answers, base, self._pairs.copy())
 
     def _sample(self, rows: Numbers) -> None:
