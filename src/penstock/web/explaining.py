@@ -38,15 +38,19 @@ DIRECTIONS: Mapping[str | None, str] = {
 }
 
 
-def routes(draw: Pages) -> APIRouter:
-    """Return the routes; the page and the file draw the same template."""
-    router = APIRouter()
-    control = draw.control
+def api(router: APIRouter, control: Control) -> None:
+    """Add the report's route."""
 
     @router.get(f"/api{_AT}")
     def told(request: Request, name: str, number: int) -> Response:
         require(request, "read", name)
         return answer("explain", report_of(control, name, number))
+
+
+def routes(draw: Pages) -> APIRouter:
+    """Return the pages' routes; the page and the file draw the same template."""
+    router = APIRouter()
+    control = draw.control
 
     @router.get(_AT)
     def page(request: Request, name: str, number: int) -> Response:
