@@ -142,8 +142,10 @@ Labels = Annotated[dict[str, Any], Depends(labels_of)]
 def routes(control: Control) -> APIRouter:
     """Return every route below /api and /internal."""
     router = APIRouter()
-    for part in (_look, _models, _runs, _decisions, _operate, _hooks, experiments.routes, explaining.api):
+    for part in (_look, _models, _runs, _decisions, _operate, _hooks):
         part(router, control)
+    experiments.routes(router, control)
+    explaining.api(router, control)
     return router
 
 
