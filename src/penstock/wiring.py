@@ -151,6 +151,7 @@ def workers(home: Path, settings: ServerSettings) -> Workers:
 def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
     """Return what the pipeline works with."""
     from penstock.adapters.notifiers import LogNotifier, Notifiers, WebhookNotifier
+    from penstock.build.sources import Sources
     from penstock.pipeline.tools import Tools
 
     started = workers(home, settings)
@@ -176,6 +177,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         url=settings.address,
         limits=settings.limits,
         reached=_fail_point(home, os.environ),
+        sources=Sources(home, settings.data.prefixes, int(settings.data.max_mb * 1e6)),
         build_threads=max(1, len(os.sched_getaffinity(0)) // settings.builds),
     )
 
@@ -203,6 +205,7 @@ def run_engine(home: Path, settings: ServerSettings) -> None:
     """Run the pipeline's stretches until told to stop."""
     from penstock.pipeline.stretches import Pipeline
 
+    _redact_logs(home)
     work = engine(home, settings)
     pipeline = Pipeline(tools(home, settings, work))
     pipeline.register()
@@ -212,6 +215,24 @@ def run_engine(home: Path, settings: ServerSettings) -> None:
     pipeline.heal()
     _until_stopped()
     work.close()
+
+
+def _redact_logs(home: Path) -> None:
+    """Take the values of secrets out of what this process logs, libraries' tracebacks too."""
+    from penstock.build.named_secrets import NamedSecrets
+
+    kept = NamedSecrets(home)
+
+    class Redacting(logging.Formatter):
+        def __init__(self, inner: logging.Formatter) -> None:
+            super().__init__()
+            self._inner = inner
+
+        def format(self, record: logging.LogRecord) -> str:
+            return kept.redact(self._inner.format(record))
+
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Redacting(handler.formatter or logging.Formatter()))
 
 
 def run_gateway(home: Path, settings: ServerSettings) -> None:

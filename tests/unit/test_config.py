@@ -113,7 +113,7 @@ def test_five_lines_suffice_and_the_rest_has_defaults() -> None:
 def test_every_block_can_be_set() -> None:
     config = parse(GROWN)
 
-    assert config.data["data/train.parquet"].path == "/srv/lake/loans.parquet"
+    assert str(config.data["data/train.parquet"].address) == "/srv/lake/loans.parquet"
     assert config.quality.limits["log_loss"].max == 0.45
     assert config.canary.steps == (1, 5, 25, 50)
     assert [monitor.every for monitor in config.monitor] == ["day", "week"]
@@ -179,7 +179,7 @@ checks = ["drfit", "data"]
 [[check]]
 name = "x"
 [data]
-"/abs" = { source = "s3://x", sha256 = "1" }
+"/abs" = { source = "ftp://x", sha256 = "1" }
 """
 
     found = [(code, line, key) for code, line, key, _ in faults(text)]
@@ -205,7 +205,7 @@ name = "x"
         ("PS017", 24, "monitor[1].checks[1]"),
         ("PS017", 25, "check"),
         ("PS015", 28, 'data."/abs"'),
-        ("PS017", 28, 'data."/abs".source'),
+        ("PS015", 28, 'data."/abs".source'),
         ("PS015", 28, 'data."/abs".sha256'),
     ]
 

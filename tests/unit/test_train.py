@@ -17,6 +17,7 @@ from penstock.build.checkout import FILE_TIME_S
 from penstock.build.data import bind_data
 from penstock.build.detect import model_places
 from penstock.build.outcome import collect
+from penstock.build.sources import Sources
 from penstock.build.train import Plan, interpreter_folders, training_command
 from penstock.config import DataSource, ModelConfig
 from penstock.errors import StoppedError
@@ -120,7 +121,9 @@ def test_bound_data_is_copied_where_the_project_reads_it_and_looks_old(
     digest = hashlib.sha256(b"a,b\n").hexdigest()
     source = DataSource(source=str(tmp_path / "loans.csv"), sha256=digest)
 
-    bind_data({"data/loans.csv": source}, project, home=tmp_path / "home")
+    bind_data(
+        {"data/loans.csv": source}, project, Sources(tmp_path / "home"), model="m", say=print
+    )
 
     assert (project / "data" / "loans.csv").read_text() == "a,b\n"
     assert (project / "data" / "loans.csv").stat().st_mtime == FILE_TIME_S
@@ -134,7 +137,9 @@ def test_bound_data_with_another_digest_is_refused_without_telling_all_of_it(
     source = DataSource(source=f"file://{tmp_path}/loans.csv", sha256="9c01" * 16)
 
     with pytest.raises(StoppedError) as caught:
-        bind_data({"data/loans.csv": source}, project, home=tmp_path / "home")
+        bind_data(
+            {"data/loans.csv": source}, project, Sources(tmp_path / "home"), model="m", say=print
+        )
 
     assert f"data/loans.csv has sha256 {digest[:8]}…" in caught.value.what
     assert "penstock.toml says 9c019c01…" in caught.value.what
@@ -151,8 +156,8 @@ def test_bound_data_that_is_not_there_or_is_penstocks_own_is_not_given(
     digest = hashlib.sha256(b"hush").hexdigest()
     source = DataSource(source=str(tmp_path / name), sha256=digest)
 
-    with pytest.raises(StoppedError, match=r"PS229 \[data\] data/x: the server has no file"):
-        bind_data({"data/x": source}, project, home=tmp_path / "home")
+    with pytest.raises(StoppedError, match=r"PS229 data/x: the server has no file"):
+        bind_data({"data/x": source}, project, Sources(tmp_path / "home"), model="m", say=print)
 
     assert not (project / "data" / "x").exists()
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
 
 from penstock.build.facts import table, text_of, yaml_of
+from penstock.config import ModelConfig
 from penstock.errors import StoppedError
 
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]*)\}")
@@ -127,6 +128,33 @@ def metrics_of(project: Path) -> tuple[str, ...]:
     listed = [whole.get("metrics")]
     listed += [table(stage).get("metrics") for stage in table(whole.get("stages")).values()]
     return tuple(dict.fromkeys(path for one in listed for path in _paths(one)))
+
+
+def require_apart(project: Path, config: ModelConfig) -> None:
+    """Refuse evaluation data that a stage of this build writes, and that should be hidden.
+
+    Raises
+    ------
+    StoppedError
+        PS046.
+    """
+    spec = config.evaluate
+    stage = maker_of(project, spec.data) if spec is not None and not spec.made_by_build else None
+    if spec is not None and stage is not None:
+        what = f"{spec.data} is written by the stage {stage} of dvc.yaml, so that it cannot be "
+        what += "hidden from training."
+        hint = "Set [evaluate] made_by_build = true, or name rows that no stage writes."
+        raise StoppedError("PS046", what, hint=hint)
+
+
+def maker_of(project: Path, path: str) -> str | None:
+    """Return the stage of dvc.yaml that writes a file; None if none does."""
+    stages = table(yaml_of(project, "dvc.yaml").get("stages")) if _has(project, "dvc.yaml") else {}
+    wanted = PurePosixPath(path)
+    for name, stage in stages.items():
+        if any(wanted.is_relative_to(place) for place in _places(stage, "outs")):
+            return name
+    return None
 
 
 def _stage_command(project: Path, name: str, stage: Mapping[str, Any]) -> str:

@@ -66,6 +66,10 @@ def plan(
 
 def _build(config: ModelConfig, detected: Detected) -> list[PlannedStep]:
     network = "network" if config.build.network else "no network"
+    fetched = ""
+    if config.data:
+        files = f"{len(config.data)} file{'s' if len(config.data) > 1 else ''}"
+        fetched = f"; {files} of [data] fetched before, verified"
     train = f"{detected.run.value}, {network}, at most {_minutes(config.build.timeout_s)}"
     packages = detected.dependencies.value if detected.dependencies else "no packages"
     evaluate = config.evaluate
@@ -77,7 +81,7 @@ def _build(config: ModelConfig, detected: Detected) -> list[PlannedStep]:
         gate = ""
         fairness = f"{config.fairness.metric} <= {config.fairness.max:g}"
     return [
-        PlannedStep("build", "train", train, f"environment from {packages}"),
+        PlannedStep("build", "train", train, f"environment from {packages}{fetched}"),
         PlannedStep("build", "store", "model, code, lock and data by digest"),
         PlannedStep("build", "check", _checks(config)),
         PlannedStep("build", "fairness", fairness, gate),
@@ -95,7 +99,9 @@ def _explain(config: ModelConfig) -> str:
 def _checks(config: ModelConfig) -> str:
     if config.evaluate is None:
         return "smoke checks only: there is no [evaluate]"
-    return f"smoke checks on {config.evaluate.data}"
+    made = config.evaluate.made_by_build
+    hidden = "made by training, so not hidden from it" if made else "hidden from training"
+    return f"smoke checks on {config.evaluate.data}, {hidden}"
 
 
 def _test(config: ModelConfig, beside: str | None) -> list[PlannedStep]:

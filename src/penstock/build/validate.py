@@ -17,11 +17,12 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
+from penstock.build import dvc
+from penstock.build.declared import require_apart
 from penstock.build.detect import dependency_file, model_places, run_command
 from penstock.build.model_files import CERTAIN_ENDINGS
+from penstock.build.suggest import read_table
 from penstock.config import Evaluate, ModelConfig, read
 from penstock.errors import ConfigurationError, PenstockError
 
@@ -52,6 +53,7 @@ def check_project(project: Path) -> list[Finding]:
         return findings
     tracked = _tracked(project)
     findings += _command(project, config)
+    findings += _data(project, config)
     findings += _evaluation(project, config, tracked)
     findings += _card(project, config)
     findings += _committed_models(config, tracked)
@@ -103,6 +105,26 @@ def _command(project: Path, config: ModelConfig) -> Iterator[Finding]:
         yield Finding("error", "predict", "is not there.", "PS041", predict, fix=fix)
 
 
+def _data(project: Path, config: ModelConfig) -> Iterator[Finding]:
+    """Look at what the server would fetch; whether the operator lets it is not known here."""
+    for path, one in config.data.items():
+        of = f", with the secret {one.secret}" if one.secret else ""
+        yield Finding("ok", "data", f"{path} from {one.address}{of}", file="penstock.toml")
+    try:
+        stages_run = run_command(project, config).source == "dvc.yaml"
+    except PenstockError:
+        return  # said already
+    try:
+        if stages_run:
+            require_apart(project, config)
+        for one in dvc.kept(project, config, stages_run=stages_run):
+            remote = dvc.remote_of(project, one)
+            text = f"{one.path} from DVC's remote {remote.name}, {remote.url}"
+            yield Finding("ok", "data", text, file=one.file)
+    except PenstockError as error:
+        yield _error("data", error)
+
+
 def _missing_script(project: Path, command: str) -> str | None:
     """Return the Python file that a command names and that is not there."""
     try:
@@ -125,7 +147,8 @@ def _evaluation(
         fix = "Name rows that training never sees: [evaluate] data and label."
         yield Finding("warning", "evaluate", text, file="penstock.toml", fix=fix)
         return
-    if spec.made_by_build or spec.data in config.data:
+    fetched = spec.data in config.data or dvc.keeps(project, config, spec.data)
+    if spec.made_by_build or fetched:
         how = "made by the build" if spec.made_by_build else "fetched on the server"
         yield Finding("ok", "evaluate", f"{spec.data}, {how}", file="penstock.toml")
         return
@@ -139,7 +162,7 @@ def _evaluation(
         text = "is not in git, so a push would not carry it."
         yield Finding("error", "evaluate", text, "PS045", spec.data, fix=fix)
     try:
-        table = _read(path)
+        table = read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fix = "Save it as CSV with a header, or as Parquet."
@@ -256,12 +279,6 @@ def _git(project: Path, *arguments: str) -> str | None:
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _read(path: Path) -> pa.Table:
-    if path.suffix.lower() == ".parquet":
-        return pq.read_table(path)
-    return pyarrow.csv.read_csv(path)
 
 
 def _error(subject: str, error: PenstockError) -> Finding:

@@ -221,7 +221,7 @@ def _read(path: Path, shown: str) -> pa.Table:
     try:
         if suffixes and suffixes[-1] in {".parquet", ".pq"}:
             return pq.read_table(path, partitioning=None)
-        if suffixes and suffixes[-1] == ".csv":
+        if suffixes[-1:] == [".csv"] or suffixes[-2:] == [".csv", ".gz"]:
             return _read_csv(path)
         reason = f'"{path.suffix or path.name}" is neither CSV nor Parquet'
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:

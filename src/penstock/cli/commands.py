@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import deciding, experiments, looking, machine, project, trust
+from penstock.cli import deciding, experiments, looking, machine, project, secrets, trust
 from penstock.cli.session import Session
 
 app = typer.Typer(
@@ -69,4 +69,5 @@ for module in (project, looking, experiments, deciding, machine):
 app.add_typer(machine.audit, name="audit")
 app.add_typer(machine.token, name="token")
 app.add_typer(machine.config, name="config")
+app.add_typer(secrets.secret, name="secret")
 app.add_typer(trust.key, name="key")

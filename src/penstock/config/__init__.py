@@ -4,6 +4,7 @@
 file, line, reason and fix, `server` does the same for the server's own settings.
 """
 
+from penstock.config.addresses import Address, address
 from penstock.config.reading import json_schema, parse, read, resolve
 from penstock.config.schema import (
     METRICS,
@@ -22,13 +23,21 @@ from penstock.config.schema import (
     Speed,
     duration_s,
 )
-from penstock.config.server import LimitSettings, ServerSettings, server_settings, state_home
+from penstock.config.server import (
+    DataSettings,
+    LimitSettings,
+    ServerSettings,
+    server_settings,
+    state_home,
+)
 
 __all__ = [
     "METRICS",
+    "Address",
     "Approval",
     "Build",
     "Canary",
+    "DataSettings",
     "DataSource",
     "Environment",
     "Evaluate",
@@ -41,6 +50,7 @@ __all__ = [
     "Quality",
     "ServerSettings",
     "Speed",
+    "address",
     "duration_s",
     "json_schema",
     "parse",

@@ -100,7 +100,7 @@ def path_rule(text: str, *key: str | int, ends: Sequence[str] = ()) -> list[Brok
     if not text.strip() or path.is_absolute() or ".." in path.parts or "\0" in text:
         fix = "Write a path inside the project, relative to penstock.toml."
         return [wrong(f'"{text}" is not a path inside the project.', fix, *key)]
-    if ends and path.suffix.lower() not in ends:
+    if ends and not path.name.lower().endswith(tuple(ends)):
         wanted = " or ".join(ends)
         return [wrong(f'"{text}" does not end in {wanted}.', f"Name a {wanted} file.", *key)]
     return []
@@ -156,7 +156,15 @@ Duration = Annotated[str, AfterValidator(_duration)]
 Filled = Annotated[str, AfterValidator(_filled)]
 ProjectPath = Annotated[str, AfterValidator(_inside)]
 PythonFile = Annotated[str, _ending(".py")]
-TableFile = Annotated[str, _ending(".csv", ".parquet")]
+TableFile = Annotated[str, _ending(".csv", ".csv.gz", ".parquet")]
+SecretName = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?",
+        "cannot name a secret",
+        "Use small letters, digits and hyphens, at most 63.",
+    ),
+]
 Variable = Annotated[
     str,
     _matching(

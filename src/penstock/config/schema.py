@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from penstock.config.addresses import SCHEMES, Address, address
 from penstock.config.rules import (
     Block,
     Broken,
@@ -26,6 +27,7 @@ from penstock.config.rules import (
     PythonVersion,
     Requirement,
     Scalar,
+    SecretName,
     Several,
     Sha256,
     TableFile,
@@ -151,29 +153,40 @@ class DataSource(Block):
     """Where a file that git does not keep comes from."""
 
     source: str
-    """An absolute path on the server, or the same as ``file://`` address."""
+    """An absolute path on the server, or an address under a prefix that the operator allows."""
     sha256: Sha256
     """Of the file's bytes, 64 hex digits."""
+    secret: SecretName | None = None
+    """The name under which the operator keeps what the address asks for."""
 
     @property
-    def path(self) -> str:
-        """The absolute path on the server."""
-        return self.source.removeprefix("file://")
+    def address(self) -> Address:
+        """The source, read."""
+        return address(self.source)
 
     @field_validator("source")
     @classmethod
-    def _on_the_server(cls, source: str) -> str:
-        if not source.removeprefix("file://").startswith("/"):
-            reason = f'"{source}": only files on the server can be read as yet.'
-            refuse([not_yet(reason, "Copy the file to the server and name its absolute path.")])
+    def _readable(cls, source: str) -> str:
+        try:
+            address(source)
+        except ValueError as error:
+            fix = f"Write an absolute path, or an address: {', '.join(SCHEMES[:-1])}."
+            refuse([wrong(f'"{source}" {error}.', fix)])
         return source
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.secret is not None and self.address.scheme == "file":
+            reason = "a file of the server needs no secret."
+            refuse([clash(reason, "Take secret out.", "secret")])
+        return self
 
 
 class Evaluate(Block):
     """The rows on which versions are judged; training never sees them."""
 
     data: TableFile
-    """A CSV or Parquet file."""
+    """A CSV (``.csv.gz`` too) or Parquet file."""
     label: Filled
     """The column with the right answers."""
     positive: Scalar | None = None
@@ -186,6 +199,12 @@ class Evaluate(Block):
     """Columns for the fairness report."""
     made_by_build: bool = False
     """True: training writes the file itself, so it is not hidden from it."""
+
+    @property
+    def ending(self) -> str:
+        """How the file's name ends: ``.csv``, ``.csv.gz`` or ``.parquet``."""
+        name = self.data.lower()
+        return ".csv.gz" if name.endswith(".csv.gz") else f".{name.rpartition('.')[2]}"
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

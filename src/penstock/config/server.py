@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from penstock.config.addresses import Address, address
 from penstock.config.faults import read_as
 from penstock.config.reading import text_of
 from penstock.config.rules import Block, Broken, Several, clash, refuse, wrong
@@ -61,6 +62,33 @@ class NotifySettings(Block):
         return self
 
 
+class DataSettings(Block):
+    """From where the server reads data for projects, and how much."""
+
+    allow: Several[str] = ()
+    """Prefixes: addresses such as ``s3://lake/loans/``; paths such as ``/srv/data/``, and then no
+    other file of the server is read."""
+    max_mb: Annotated[float, Field(gt=0)] = 20_000
+    """Largest file that is fetched, in megabytes of 10^6 bytes."""
+
+    @property
+    def prefixes(self) -> tuple[Address, ...]:
+        """What is allowed, read."""
+        return tuple(address(one) for one in self.allow)
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        broken: list[Broken] = []
+        for number, one in enumerate(self.allow):
+            try:
+                address(one)
+            except ValueError as error:
+                fix = "Write a prefix such as s3://lake/loans/ or /srv/data/."
+                broken.append(wrong(f'"{one}" {error}.', fix, "allow", number))
+        refuse(broken)
+        return self
+
+
 class ApprovalSettings(Block):
     """Policy that no push can loosen."""
 
@@ -86,6 +114,7 @@ class ServerSettings(Block):
     limits: LimitSettings = LimitSettings()
     notify: NotifySettings = NotifySettings()
     approval: ApprovalSettings = ApprovalSettings()
+    data: DataSettings = DataSettings()
 
     @property
     def address(self) -> str:

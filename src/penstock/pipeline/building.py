@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from penstock.build import data, dependency_files, pack, train
+from penstock.build import dependency_files, pack, train
 from penstock.build.checkout import checkout, last_change
 from penstock.build.detect import detect
 from penstock.build.outcome import Built
@@ -22,7 +22,7 @@ from penstock.check.evaluation import infer_signature, read_evaluation
 from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
-from penstock.pipeline import attesting, capturing, checking
+from penstock.pipeline import attesting, capturing, checking, gathering
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
 from penstock.ports import AsOf, Finished, Limits
 from penstock.records.runs import Seal
@@ -82,16 +82,18 @@ def prepare(work: Work) -> JSON:
     shutil.rmtree(folder / "checkout", ignore_errors=True)
     checkout(repository, run.commit, folder / "checkout")
     checkout(repository, run.commit, folder / "code", ending=".py")
-    data.bind_data(config.data, folder / "checkout", home=tools.home)
+    bound = gathering.gathered(work, config, folder / "checkout")
     found = detect(folder / "checkout", config)
     for note in found.notes:
         work.say("train", note)
     evaluation = _kept_evaluation(work, config)
+    masked = gathering.copies(work, config, folder / "checkout")
     build_limits(config.build, tools.limits)  # said before the environment is made
     level = tools.sandbox.level()
     if level.warning:
         work.say("train", f"WARNING {level.warning}")
     digest, python = _environment(work, config, repository)
+    gathering.note_inputs(work, folder / "checkout", bound, masked)
     work.say("train", f"$ {found.run.value}")
     return {
         "python": str(python),
@@ -102,6 +104,7 @@ def prepare(work: Work) -> JSON:
         "sandbox": level.level,
         "evaluation": evaluation,
         "began_ms": int(tools.clock().timestamp() * 1000),
+        "masked": masked,
     }
 
 
@@ -136,12 +139,12 @@ def _kept_evaluation(work: Work, config: ModelConfig) -> str | None:
         return None
     source = work.folder / "checkout" / spec.data
     read_evaluation(source, spec)
-    return _keep(work, source)
+    return _keep(work, source, spec.ending)
 
 
-def _keep(work: Work, source: Path) -> str:
+def _keep(work: Work, source: Path, ending: str) -> str:
     digest = pack.store_file(source, work.tools.store)
-    target = evaluation_file(work, source.suffix)
+    target = evaluation_file(work, ending)
     shutil.copyfile(source, target)
     return digest
 
@@ -160,6 +163,7 @@ def plan_of(work: Work, prepared: JSON) -> Plan:
         limits=build_limits(work.config().build, work.tools.limits),
         threads=work.tools.build_threads,
         began_ms=prepared.get("began_ms", 0),
+        masked=tuple(prepared["masked"]),
     )
 
 
@@ -200,10 +204,12 @@ def _three_quarters_mb() -> int:
 
 def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
     """Take the model that training wrote, and stage the version's folder."""
+    gathering.observe_reads(work, plan.checkout)
+    gathering.store_inputs(work)
     built = capturing.capture(work, plan, finished)
     spec = plan.config.evaluate
     if spec is not None and spec.made_by_build:
-        _keep(work, plan.checkout / spec.data)
+        _keep(work, plan.checkout / spec.data, spec.ending)
     stage(work, plan, built)
     return {"reason": f"{built.format} model, {len(built.files)} file(s)"}
 

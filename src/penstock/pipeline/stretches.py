@@ -158,6 +158,7 @@ class Pipeline:
 
 def fail(tools: Tools, run_id: int, reason: str, *, ended_by: str) -> None:
     """End a run that could not go on; what it had in the test environment is cleared."""
+    reason = tools.redact(reason)
     with tools.database.change("penstock") as change:
         run = runs.get(change.connection, run_id)
         if run.state not in {RunState.BUILDING, RunState.TESTING}:

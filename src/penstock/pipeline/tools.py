@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
+from penstock.build.sources import Sources
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation, read_evaluation
 from penstock.config import LimitSettings, ModelConfig
@@ -54,8 +55,14 @@ class Tools:
     """The operator's, for builds."""
     reached: Callable[[str], None]
     """Told of every point at which a crash must do no harm; tests crash there."""
+    sources: Sources
+    """Where data of projects is read."""
     build_threads: int = 1
     """That the libraries of one build may use: the processors, shared by concurrent builds."""
+
+    def redact(self, text: str) -> str:
+        """Return a text that is written down without the value of any secret in it."""
+        return self.sources.secrets.redact(text)
 
     def folder(self, of: Run) -> Path:
         """Return the folder of a run's files."""
@@ -107,7 +114,7 @@ class Work:
     def say(self, step: str, line: str) -> None:
         """Add a line to a step's log."""
         with self.log(step).open("a", encoding="utf-8") as file:
-            file.write(f"{self.tools.clock():%H:%M:%S} {line}\n")
+            file.write(f"{self.tools.clock():%H:%M:%S} {self.tools.redact(line)}\n")
 
     def report(self, name: str) -> Path:
         """Return the file of a report, kept with the run."""
@@ -203,22 +210,21 @@ class Work:
                 self.run,
                 (self.stage, name),
                 state=state,
-                reason=reason,
+                reason=self.tools.redact(reason),
                 now=self.tools.clock(),
             )
 
 
-def evaluation_file(work: Work, suffix: str) -> Path:
+def evaluation_file(work: Work, ending: str) -> Path:
     """Return where a run keeps its evaluation data."""
-    return work.folder / f"evaluation{suffix}"
+    return work.folder / f"evaluation{ending}"
 
 
 def evaluation_of(work: Work, config: ModelConfig) -> Evaluation | None:
     """Read the run's evaluation data; None without ``[evaluate]``."""
     if config.evaluate is None:
         return None
-    suffix = Path(config.evaluate.data).suffix
-    return read_evaluation(evaluation_file(work, suffix), config.evaluate)
+    return read_evaluation(evaluation_file(work, config.evaluate.ending), config.evaluate)
 
 
 def answers_of(told: Told, signature: JSON | None) -> Answers:
