@@ -509,3 +509,100 @@ def test_without_a_dependency_file_the_sentence_says_so(project: Path, log: Path
 
     with pytest.raises(StoppedError, match="which the project without a dependency file lacks"):
         collect(plan, Finished(1), log=log)
+
+
+# ---- several places and files ----
+
+
+def mlmodel(folder: Path, *, at: float | None = None) -> Path:
+    written(folder / "MLmodel", "flavors:\n  sklearn:\n    x: y\n", at=at)
+    written(folder / "model.pkl", "weights", at=at)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model", "models/best", "exported", "outputs/best"])
+def test_a_folder_that_was_saved_in_mlflows_format_is_one_model(
+    project: Path, log: Path, name: str
+) -> None:
+    folder = mlmodel(project / name)
+
+    built = collect(plan_for(project), DONE, log=log)
+
+    assert (built.path, built.format) == (folder, "mlflow")
+    assert [file.name for file in built.files] == ["MLmodel", "model.pkl"]
+
+
+def test_of_folders_named_by_the_time_a_glob_takes_the_newest(project: Path, log: Path) -> None:
+    mlmodel(project / "runs" / "2026-11-29", at=2_000_000_000)
+    newest = mlmodel(project / "runs" / "2026-11-30", at=2_000_000_100)
+
+    built = collect(plan_for(project, build={"model": "runs/*"}), DONE, log=log)
+
+    assert built.path == newest
+    assert built.why == "named by [build] model, the newest of 2"
+
+
+def test_figures_and_requirements_are_no_models(project: Path, log: Path) -> None:
+    written(project / "metrics.json", '{"auc": 0.9}')
+    written(project / "requirements.txt", "numpy\n")
+    written(project / "model.txt", "tree\nversion=v4\n")
+
+    built = collect(plan_for(project), DONE, log=log)
+
+    assert (built.path.name, built.format) == ("model.txt", "lightgbm")
+
+
+def test_new_files_that_lie_together_are_one_model_for_an_adapter(
+    project: Path, log: Path
+) -> None:
+    committed(project / "adapter.py")
+    written(project / "artifacts" / "vectoriser.pkl")
+    written(project / "artifacts" / "classifier.pkl")
+    committed(project / "artifacts" / "old.pkl")
+    build = {"predict": "adapter.py", "model": "artifacts/*.pkl"}
+
+    built = collect(plan_for(project, build=build), DONE, log=log)
+
+    assert (built.path, built.format) == (project / "artifacts", "adapter")
+    assert [file.name for file in built.files] == ["classifier.pkl", "vectoriser.pkl"]
+
+
+def test_two_new_files_at_the_top_are_one_model_for_an_adapter(project: Path, log: Path) -> None:
+    committed(project / "adapter.py")
+    written(project / "vectoriser.pkl")
+    written(project / "net.pt")
+    written(project / "metrics.json", "{}")
+
+    built = collect(plan_for(project, build={"predict": "adapter.py"}), DONE, log=log)
+
+    assert sorted(file.name for file in built.files) == ["net.pt", "vectoriser.pkl"]
+
+
+def test_an_adapter_is_not_given_a_folder_of_plots(project: Path, log: Path) -> None:
+    committed(project / "adapter.py")
+    written(project / "model" / "net.pt")
+    written(project / "outputs" / "roc.png")
+
+    built = collect(plan_for(project, build={"predict": "adapter.py"}), DONE, log=log)
+
+    assert built.path == project / "model"
+
+
+def test_models_in_two_places_are_for_a_person_to_choose_adapter_or_not(
+    project: Path, log: Path
+) -> None:
+    committed(project / "adapter.py")
+    written(project / "model" / "net.pt")
+    written(project / "outputs" / "net.pt")
+
+    with pytest.raises(StoppedError, match=r"PS225 .*2 models: model, outputs"):
+        collect(plan_for(project, build={"predict": "adapter.py"}), DONE, log=log)
+
+
+def test_a_model_that_only_an_adapter_could_read_is_named_when_there_is_none(
+    project: Path, log: Path
+) -> None:
+    written(project / "models" / "net.pth")
+
+    with pytest.raises(StoppedError, match=r"PS226 net.pth .*\n.*\[build\] predict"):
+        collect(plan_for(project), DONE, log=log)

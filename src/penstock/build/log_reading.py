@@ -42,7 +42,7 @@ class Failure:
     where: str | None
     """``train.py line 41``, the deepest line of the project's own code; None if there is none."""
     error: str
-    """``ValueError: could not convert string to float: '?'``."""
+    """``ValueError: could not convert string to float: '?'``, as it was printed."""
     cause: str | None = None
     """The first error of the chain that ended in this one, with its place."""
     module: str | None = None
@@ -55,7 +55,8 @@ class Failure:
     """The whole chain as the log has it."""
 
     def __str__(self) -> str:
-        told = f"{self.where}: {self.error}" if self.where else self.error
+        error = self.error.rstrip(" .:")
+        told = f"{self.where}: {error}" if self.where else error
         return f"{told} (it came from {self.cause})" if self.cause else told
 
 
@@ -162,7 +163,8 @@ def _is_error(line: str) -> bool:
 def _whole(line: str, following: Sequence[str]) -> str:
     """Return an error with its first words where these stand on the next line."""
     if line.rstrip().endswith(":"):
-        line += " " + next((one.strip() for one in following[:5] if one.strip()), "")
+        words = next((one.strip() for one in following[:5] if one.strip()), "")
+        line = f"{line.rstrip()} {words}"
     return line.strip()[:_MOST_CHARACTERS]
 
 

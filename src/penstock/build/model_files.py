@@ -17,9 +17,10 @@ _FIRST_BYTES = 4096
 
 
 def _xgboost(head: bytes) -> bool:
-    # JSON or UBJSON, either with the key "learner" before anything large.
-    json = re.match(rb'\s*\{\s*"(learner|version)"', head) is not None and b'"learner"' in head
-    return json or (head.startswith(b"{") and b"learner" in head[:64]) or head.startswith(b"binf")
+    # JSON or UBJSON, either with the object "learner" before anything large.
+    json = re.match(rb'\s*\{\s*"(learner|version)"', head) is not None
+    json = json and re.search(rb'"learner"\s*:\s*\{', head) is not None
+    return json or re.match(rb"\{[iUIlL].{1,8}learner", head, re.DOTALL) is not None
 
 
 def _lightgbm(head: bytes) -> bool:

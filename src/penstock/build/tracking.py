@@ -371,7 +371,10 @@ class _Keeper:
             digest = self._hold(path) if kept else _sha256(path)
             assert folder is not None, "there are files"
             name = path.relative_to(folder).as_posix()
-            found.append({"path": name, "sha256": digest, "bytes": size, "kept": kept})
+            in_version = not store
+            found.append(
+                {"path": name, "sha256": digest, "bytes": size, "kept": kept or in_version}
+            )
         return found
 
     def notes(self) -> Iterator[str]:
