@@ -314,8 +314,8 @@ def test_a_tracking_server_from_elsewhere_is_told_by_the_line_that_uses_it(plan:
         ),
         (
             (
-                "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='data.example.org'): "
-                "Max retries exceeded with url: /x"
+                "requests.exceptions.ConnectionError: HTTPSConnectionPool("
+                "host='data.example.org'): Max retries exceeded with url: /x"
             ),
             f"{SITE}/requests/adapters.py:1",
             "data.example.org",
@@ -330,16 +330,16 @@ def test_a_tracking_server_from_elsewhere_is_told_by_the_line_that_uses_it(plan:
         ),
         (
             (
-                "huggingface_hub.errors.LocalEntryNotFoundError: An error happened while trying to "
-                "locate the file on the Hub"
+                "huggingface_hub.errors.LocalEntryNotFoundError: An error happened while "
+                "trying to locate the file on the Hub"
             ),
             f"{SITE}/huggingface_hub/file_download.py:1",
             "huggingface.co",
         ),
         (
             (
-                "botocore.exceptions.EndpointConnectionError: Could not connect to the endpoint URL: "
-                '"https://lake.s3.eu-west-1.amazonaws.com/loans.csv"'
+                "botocore.exceptions.EndpointConnectionError: Could not connect to the "
+                'endpoint URL: "https://lake.s3.eu-west-1.amazonaws.com/loans.csv"'
             ),
             f"{SITE}/botocore/httpsession.py:1",
             "lake.s3.eu-west-1.amazonaws.com",

@@ -156,6 +156,7 @@ def test_a_file_store_that_the_project_chose_is_read_as_well(
     ]
     outer, child = told["runs"]
     assert child["params"] == {"C": "2.0", "tree/depth": "6"}
+    assert child["history"] == {"acc": 1}  # the point is written twice
     assert (outer["metrics"], outer["history"]) == ({"loss": 0.25}, {"loss": 3})
     assert [(m["name"], m["run"]) for m in told["models"]] == [("model", "bb")]
     assert told["models"][0]["registered"] == [{"name": "churn", "version": "1"}]

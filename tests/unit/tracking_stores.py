@@ -143,7 +143,13 @@ def file_store(folder: Path, *, three: bool = True) -> Path:
     )
     _file_run(experiment / "aa", "outer", {}, {"loss": ["1 1.0 0", "2 0.5 1", "3 0.25 2"]}, {})
     child = experiment / "bb"
-    _file_run(child, "child", {"C": "2.0", "tree/depth": "6"}, {"acc": ["4 0.9 0"]}, {"p": "aa"})
+    _file_run(
+        child,
+        "child",
+        {"C": "2.0", "tree/depth": "6"},
+        {"acc": ["4 0.9 0", "4 0.9 0"]},
+        {"p": "aa"},
+    )
     model = child / "artifacts" / "model"
     if three:
         model = experiment / "models" / "m-01" / "artifacts"

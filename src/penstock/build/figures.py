@@ -33,8 +33,8 @@ _NAMES = re.compile(
 _SKIPPED = {".git", ".venv", "venv", "node_modules", "__pycache__", "mlruns", ".dvc"}
 _NUMBER = r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?"
 _PRINTED = re.compile(
-    rf"(?P<name>[A-Za-z][\w@^]*(?:[ _-][A-Za-z][A-Za-z0-9@]*){{0,3}}?)\s*[:=]\s*(?P<value>{_NUMBER})"
-    rf"(?P<percent>\s*%)?(?![\w.:/-])"
+    r"(?P<name>[A-Za-z][\w@^]*(?:[ _-][A-Za-z][A-Za-z0-9@]*){0,3}?)"
+    rf"\s*[:=]\s*(?P<value>{_NUMBER})(?P<percent>\s*%)?(?![\w.:/-])"
 )
 _WORDS = frozenset(
     [

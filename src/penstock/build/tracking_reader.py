@@ -310,13 +310,16 @@ def _file_run(folder: Path, told: Row, experiment: str) -> Row:
     )
 
 
-def _points(path: Path) -> list[tuple[int, int, float]]:
-    """Return a metric's history as (step, time in ms, value)."""
-    points: list[tuple[int, int, float]] = []
+def _points(path: Path) -> set[tuple[int, int, float]]:
+    """Return a metric's history as (step, time in ms, value).
+
+    MLflow 3 writes a point once more when it links it to a logged model; it is one point.
+    """
+    points: set[tuple[int, int, float]] = set()
     for line in _text(path, MAX_METRIC_BYTES).splitlines():
         parts = line.split()
         with contextlib.suppress(ValueError, IndexError):
-            points.append((int(parts[2]) if len(parts) > 2 else 0, int(parts[0]), float(parts[1])))
+            points.add((int(parts[2]) if len(parts) > 2 else 0, int(parts[0]), float(parts[1])))
     return points
 
 
