@@ -210,6 +210,24 @@ class Client:
         """End a canary, or go back to the version before, or to version `to`."""
         return self._post(f"{_model(model)}/rollback", _act(to, reason))
 
+    # Proof
+
+    def verify(
+        self, model: str, number: int | None, *, rebuild: bool = False, seed: int | None = None
+    ) -> Any:
+        """Ask the server to verify a version, or all of a model's; it answers at once."""
+        body = {"number": number, "rebuild": rebuild, "seed": seed}
+        return self._post(f"{_model(model)}/verify", body)
+
+    def verification(self, verification: int) -> Any:
+        """Return how far a verification is, and what it found."""
+        return self._data(_Call("GET", f"/verifications/{int(verification)}"))
+
+    def export(self, model: str, number: int, *, signed: bool = False) -> IO[bytes]:
+        """Return a version as an open archive (tar); read it to its end and close it."""
+        path = f"{_model(model)}/versions/{int(number)}/export"
+        return self._open(_Call("GET", path, {"signed": str(signed).lower()}, timeout_s=600))
+
     # Production
 
     def label(
@@ -313,7 +331,7 @@ def _refusal(status: int, content: bytes, url: str) -> PenstockError:
             )
         return _no_penstock(url, f"HTTP {status}")
     error = cast("dict[str, Any]", told)
-    if str(error.get("code")).startswith("PS7"):
+    if error.get("name") == "IntegrityError" or str(error.get("code")).startswith("PS7"):
         kind = IntegrityError
     following: Any = error.get("next") or "See penstock explain."
     if isinstance(following, list):

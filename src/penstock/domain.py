@@ -272,6 +272,27 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """A question to the server: does a version still hold, and can it be built again?"""
+
+    id: int
+    model: str
+    number: int | None
+    """None: all versions of the model."""
+    settings: JSON
+    """``rebuild`` and ``seed``."""
+    state: str
+    """``queued``, ``running``, ``passed``, ``failed``."""
+    progress: float | None
+    doing: str
+    """What is done now, as words."""
+    result: JSON | None
+    asked_by: str
+    asked_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Approval:
     """A question to people, bound to the digests of what they judge."""
 

@@ -295,7 +295,8 @@ def control(home: Path, settings: ServerSettings) -> ControlParts:
     from penstock.pipeline.acts import Acts
 
     records, work = database(home), engine(home, settings)
-    return ControlParts(records, Acts(records, work, settings), secret(home, "hook"))
+    acts = Acts(records, work, settings, home, store(home))
+    return ControlParts(records, acts, secret(home, "hook"))
 
 
 def predict_url(settings: ServerSettings) -> str:

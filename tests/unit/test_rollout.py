@@ -17,6 +17,7 @@ from penstock.pipeline.acts import Acts, expired
 from penstock.records import approvals, journal, rollouts, runs, tokens, watch
 from penstock.records.database import Database
 from penstock.records.runs import Push, Seal
+from tests.fakes import MemoryStore
 from tests.replay_engine import ReplayEngine
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,7 +38,7 @@ class House:
         self.engine = ReplayEngine()
         for name in ("build", "test", "start", "look", "monitor"):
             self.engine.register(name, _nothing)
-        self.acts = Acts(self.database, self.engine, ServerSettings())
+        self.acts = Acts(self.database, self.engine, ServerSettings(), Path(), MemoryStore())
         self.acts.register_model("ada", "credit")
 
     def tested(self, number: int, risk: str = "medium") -> Run:

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from penstock.adapters.file_store import FileStore
 from penstock.config import ServerSettings, parse, resolve
 from penstock.domain import CheckResult, Run, RunState, Verdict
 from penstock.pipeline.acts import Acts
@@ -32,7 +33,7 @@ from penstock.web.app import create_app
 from penstock.web.control import Control
 from tests.replay_engine import ReplayEngine
 
-STRETCHES = ("build", "test", "start", "look", "monitor", "tick")
+STRETCHES = ("build", "test", "start", "look", "monitor", "verification", "tick")
 SIGNATURE = {
     "columns": [{"name": "age", "datatype": "FP64", "optional": False}],
     "task": "classification",
@@ -148,7 +149,7 @@ def house(home: Path, **settings: Any) -> House:
     control = Control(
         database=database,
         home=home,
-        acts=Acts(database, engine, told),
+        acts=Acts(database, engine, told, home, FileStore(home / "artifacts")),
         settings=told,
         predict_url="http://127.0.0.1:8421",
         hook_secret="a secret of the hooks",

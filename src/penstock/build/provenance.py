@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from penstock.build import pack
 from penstock.build.signing import MAX_BYTES, Keys, PublicKey, Signed
-from penstock.domain import JSON
+from penstock.domain import JSON, Version
 from penstock.errors import IntegrityError
 from penstock.ports import ArtifactStore
 
@@ -43,6 +43,19 @@ class Claim:
 
     def __str__(self) -> str:
         return f"{self.model}@{self.number}"
+
+
+def claim_of(version: Version) -> Claim:
+    """Return what the records say of a sealed version."""
+    assert version.artifact_digest is not None, f"{version} is not sealed"
+    assert version.lock_digest is not None, f"{version} is not sealed"
+    return Claim(
+        version.model,
+        version.number,
+        version.artifact_digest,
+        version.lock_digest,
+        version.attestation_digest,
+    )
 
 
 @dataclass(frozen=True, slots=True)

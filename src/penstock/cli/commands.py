@@ -63,7 +63,7 @@ def root(  # noqa: PLR0913  the global options
     )
 
 
-for module in (project, looking, experiments, deciding, machine):
+for module in (project, looking, experiments, deciding, trust, machine):
     for command in module.COMMANDS:
         app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(machine.audit, name="audit")

@@ -5,8 +5,9 @@ The command line, the pages and the API call these same functions; the engine ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from penstock.config import ServerSettings
@@ -18,10 +19,13 @@ from penstock.domain import (
     RolloutState,
     Run,
     RunState,
+    Verification,
 )
 from penstock.errors import ConflictError, NotFoundError
-from penstock.ports import Engine
-from penstock.records import approvals, rollouts, runs, tokens, watch
+from penstock.pipeline import exporting, proving
+from penstock.pipeline.proving import Places
+from penstock.ports import ArtifactStore, Engine
+from penstock.records import approvals, rollouts, runs, tokens, verifications, watch
 from penstock.records.database import Change, Database
 
 _WORKING = {RunState.QUEUED, RunState.BUILDING, RunState.TESTING}
@@ -35,6 +39,13 @@ class Acts:
     database: Database
     engine: Engine
     settings: ServerSettings
+    home: Path
+    store: ArtifactStore
+
+    @property
+    def places(self) -> Places:
+        """Where versions are kept."""
+        return Places(self.home, self.database, self.store)
 
     def register_model(self, actor: str, model: str) -> None:
         """Make a model known, before its repository is made."""
@@ -160,6 +171,47 @@ class Acts:
                 partition=model,
             )
             return f"monitor:{model}:{period}:{due}"
+
+    def verify(
+        self, actor: str, model: str, number: int | None, *, rebuild: bool, seed: int | None
+    ) -> Verification:
+        """Let a version, or all of a model's, be verified; with `rebuild`, be built again."""
+        with self.database.change(actor) as change:
+            runs.model_of(change.connection, model)
+            if number is not None:
+                runs.version_of(change.connection, model, number)
+            settings = {"rebuild": rebuild, "seed": seed}
+            asked = verifications.ask(change, model, number, settings)
+            self.engine.enqueue(
+                change.connection,
+                "verification",
+                str(asked.id),
+                id=f"verification-{asked.id}",
+                # A rebuild is a build; it waits for no build of its model, nor they for it.
+                queue="build" if rebuild else "monitor",
+                partition=f"verification-{asked.id}",
+            )
+            return asked
+
+    def verification(self, verification_id: int) -> Verification:
+        """Return a verification; one whose work the engine gave up has failed."""
+        with self.database.read() as connection:
+            found = verifications.get(connection, verification_id)
+        if found.state in verifications.ENDED:
+            return found
+        stretch = f"verification-{found.id}"
+        if self.engine.states([stretch]).get(stretch) in {"waiting", "running"}:
+            return found
+        with self.database.change("penstock") as change:
+            fresh = verifications.get(change.connection, verification_id)
+            text = "PS142 The engine could not go on with it; see engine.log, then ask again."
+            verifications.end(change, fresh, passed=False, result={"sentence": text})
+            return verifications.get(change.connection, verification_id)
+
+    def export(self, model: str, number: int, *, signed: bool) -> Iterator[bytes]:
+        """Give a version as an archive, piece by piece; it is proved before the first."""
+        (version,) = proving.sealed(self.places, model, number)
+        return exporting.prepared(self.places, version, signed=signed).stream()
 
     def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:
         """Keep true answers by prediction id; return how many were new."""

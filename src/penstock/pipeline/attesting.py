@@ -19,23 +19,10 @@ from penstock import __version__
 from penstock.build import bom, checkout, pack, provenance, signing, train
 from penstock.build.provenance import Claim, Origin, Source
 from penstock.build.train import Plan
-from penstock.domain import JSON, Document, Version
+from penstock.domain import JSON, Document
 from penstock.pipeline.tools import Work
 from penstock.records import documents, runs
 from penstock.records.runs import Seal
-
-
-def claim_of(version: Version) -> Claim:
-    """Return what the records say of a sealed version."""
-    assert version.artifact_digest is not None, f"{version} is not sealed"
-    assert version.lock_digest is not None, f"{version} is not sealed"
-    return Claim(
-        version.model,
-        version.number,
-        version.artifact_digest,
-        version.lock_digest,
-        version.attestation_digest,
-    )
 
 
 def seal(work: Work, plan: Plan, prepared: JSON, found: Seal) -> None:

@@ -33,12 +33,12 @@ async def build(work: Work) -> None:
     # Asked in a step: storing seals the version, and a replay must take the same way again.
     known = await work.durable("begin", lambda: {"sealed": work.version().sealed_at is not None})
     if not known["sealed"]:
-        prepared = await _train(work)
+        prepared = await trained(work)
         await work.step("store", lambda: store(work, prepared))
     await work.durable("checks", lambda: checking.checks(work))
 
 
-async def _train(work: Work) -> JSON:
+async def trained(work: Work) -> JSON:
     """Do step train: checkout, environment, command, model; return what was prepared."""
     # Three durable parts of one noted step: the command must be one that can be killed.
     prepared = await work.durable("train: prepare", lambda: _noted(work, lambda: prepare(work)))

@@ -21,7 +21,7 @@ from penstock.domain import JSON, CheckResult, Verdict
 from penstock.errors import StoppedError
 from penstock.inference.asking import Worker
 from penstock.monitor.period import reference
-from penstock.pipeline import attesting, explaining
+from penstock.pipeline import explaining
 from penstock.pipeline.tools import (
     Work,
     answers_of,
@@ -47,7 +47,7 @@ def checks(work: Work) -> JSON:
         )
     version, config = work.version(), work.config()
     assert version.lock_digest is not None, f"{version} is not sealed"
-    claim = attesting.claim_of(version)
+    claim = provenance.claim_of(version)
     folder = provenance.unpacked(claim, work.tools.store, work.tools.home)
     evaluation = evaluation_of(work, config)
     if evaluation is None or version.signature is None:

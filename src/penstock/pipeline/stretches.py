@@ -15,7 +15,7 @@ from penstock.check import gate
 from penstock.deploy import rollout, staging
 from penstock.domain import Environment, Run, RunState
 from penstock.errors import PenstockError
-from penstock.pipeline import building, releasing, testing, watching
+from penstock.pipeline import building, releasing, testing, verifying, watching
 from penstock.pipeline.tools import Tools, Work
 from penstock.records import rollouts, runs, watch
 from penstock.records.database import Change
@@ -37,6 +37,7 @@ class Pipeline:
         register("start", partial(releasing.start, self.tools))
         register("look", partial(releasing.look, self.tools))
         register("monitor", partial(watching.monitor, self.tools))
+        register("verification", partial(verifying.verification, self.tools))
         register("tick", self.tick)
 
     async def build(self, argument: str) -> None:

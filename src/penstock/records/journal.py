@@ -63,12 +63,15 @@ def entries(
     *,
     before: int | None = None,
     model: str | None = None,
+    action: str | None = None,
     most: int = 100,
 ) -> list[JournalEntry]:
     """Return entries, newest first; `before` is the cursor, `model` a filter on the body."""
     query = sa.select(journal).order_by(journal.c.seq.desc()).limit(most)
     if before is not None:
         query = query.where(journal.c.seq < before)
+    if action is not None:
+        query = query.where(journal.c.action == action)
     if model is not None:
         query = query.where(journal.c.body.contains(canonical({"model": model})[1:-1]))
     return [JournalEntry(**row) for row in connection.execute(query).mappings()]

@@ -59,6 +59,11 @@ def known(connection: sa.Connection, name: str) -> bool:
     return connection.scalar(sa.select(model.c.name).where(model.c.name == name)) is not None
 
 
+def names(connection: sa.Connection) -> list[str]:
+    """Return the names of all models, sorted."""
+    return list(connection.scalars(sa.select(model.c.name).order_by(model.c.name)))
+
+
 def register_model(change: Change, name: str) -> None:
     """Make a model known when its repository is made; a known one stays as it is."""
     if not MODEL_NAME.fullmatch(name):

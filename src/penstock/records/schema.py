@@ -125,6 +125,22 @@ kept_step = sa.Table(
     sa.Column("created_at", Time, nullable=False),
 )
 
+verification = sa.Table(
+    "verification",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.String(63), sa.ForeignKey("model.name"), nullable=False),
+    sa.Column("number", sa.Integer),
+    sa.Column("settings", sa.JSON, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("progress", sa.Float),
+    sa.Column("doing", sa.Text, nullable=False, default=""),
+    sa.Column("result", sa.JSON),
+    sa.Column("asked_by", sa.String, nullable=False),
+    sa.Column("asked_at", Time, nullable=False),
+    sa.Column("ended_at", Time),
+)
+
 check_result = sa.Table(
     "check_result",
     metadata,

@@ -22,7 +22,7 @@ from penstock.check import dossier
 from penstock.domain import Run
 from penstock.errors import NotFoundError, UsageError
 from penstock.records import approvals, fleet, rollouts, runs
-from penstock.web import events, experiments, explaining, git, views
+from penstock.web import events, experiments, explaining, git, trust, views
 from penstock.web.access import require
 from penstock.web.control import Control
 from penstock.web.envelope import answer
@@ -142,7 +142,7 @@ Labels = Annotated[dict[str, Any], Depends(labels_of)]
 def routes(control: Control) -> APIRouter:
     """Return every route below /api and /internal."""
     router = APIRouter()
-    for part in (_look, _models, _runs, _decisions, _operate, _hooks):
+    for part in (_look, _models, _runs, _decisions, _operate, trust.routes, _hooks):
         part(router, control)
     experiments.routes(router, control)
     explaining.api(router, control)

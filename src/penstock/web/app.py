@@ -111,5 +111,5 @@ class _Compressed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, compressing its answer or not."""
         path = scope.get("path", "")
-        flows = path.startswith("/git/") or path.endswith(("/events", "/stream"))
+        flows = path.startswith("/git/") or path.endswith(("/events", "/stream", "/export"))
         await (self._app if flows else self._compressing)(scope, receive, send)

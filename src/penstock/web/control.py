@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from penstock.config import ServerSettings
-from penstock.domain import Rollout, Run
+from penstock.domain import Rollout, Run, Verification
 from penstock.ports import Clock
 from penstock.records.database import Database
 from penstock.records.runs import Push
@@ -59,6 +59,20 @@ class Acts(Protocol):
 
     def run_monitor(self, actor: str, model: str, period: str) -> str:
         """Let a period be checked now; return the occasion of its results."""
+        ...
+
+    def verify(
+        self, actor: str, model: str, number: int | None, *, rebuild: bool, seed: int | None
+    ) -> Verification:
+        """Let a version, or all of a model's, be verified or built again."""
+        ...
+
+    def verification(self, verification_id: int) -> Verification:
+        """Return a verification as it stands."""
+        ...
+
+    def export(self, model: str, number: int, *, signed: bool) -> Iterator[bytes]:
+        """Give a proved version as an archive, piece by piece."""
         ...
 
     def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:
