@@ -18,30 +18,6 @@ from penstock.build.train import Plan, hidden
 from penstock.errors import StoppedError
 from penstock.ports import Finished
 
-DISTRIBUTIONS = {
-    "Crypto": "pycryptodome",
-    "MySQLdb": "mysqlclient",
-    "PIL": "Pillow",
-    "attr": "attrs",
-    "bs4": "beautifulsoup4",
-    "cv2": "opencv-python-headless",
-    "dateutil": "python-dateutil",
-    "docx": "python-docx",
-    "dotenv": "python-dotenv",
-    "fitz": "PyMuPDF",
-    "git": "GitPython",
-    "imblearn": "imbalanced-learn",
-    "jwt": "PyJWT",
-    "pkg_resources": "setuptools",
-    "psycopg2": "psycopg2-binary",
-    "serial": "pyserial",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "umap": "umap-learn",
-    "yaml": "PyYAML",
-}
-"""Modules whose package has another name."""
-
 _SERVES = (
     ("fetch_20newsgroups", "ndownloader.figshare.com"),
     ("fetch_california_housing", "ndownloader.figshare.com"),
@@ -193,7 +169,9 @@ def _missing_module(plan: Plan, found: Failure) -> None:
     top = module.split(".")[0]
     file = (found.where or plan.run).partition(" line ")[0]
     lacking = plan.dependency_file or "the project without a dependency file"
-    package = DISTRIBUTIONS.get(top, top.replace("_", "-") if found.module is None else top)
+    package = distribution_of(module)
+    if found.module is None and package == top:  # a library asked for it, by its package's name
+        package = top.replace("_", "-")
     hint = f"Add {package} to {_dependency_file(plan)} or to [environment] extra, and push again."
     if found.module and any(
         (plan.checkout / p).exists() for p in (top, f"{top}.py", f"src/{top}")

@@ -18,7 +18,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.build import dvc
+from penstock.build import dependency_files, dvc, imports
 from penstock.build.declared import require_apart
 from penstock.build.detect import dependency_file, model_places, run_command
 from penstock.build.model_files import CERTAIN_ENDINGS
@@ -54,6 +54,7 @@ def check_project(project: Path) -> list[Finding]:
     tracked = _tracked(project)
     findings += _command(project, config)
     findings += _data(project, config)
+    findings += _imports(project, config)
     findings += _evaluation(project, config, tracked)
     findings += _card(project, config)
     findings += _committed_models(config, tracked)
@@ -123,6 +124,21 @@ def _data(project: Path, config: ModelConfig) -> Iterator[Finding]:
             yield Finding("ok", "data", text, file=one.file)
     except PenstockError as error:
         yield _error("data", error)
+
+
+def _imports(project: Path, config: ModelConfig) -> Iterator[Finding]:
+    """Warn of imports that nothing in the dependency file serves, where there is a file."""
+    try:
+        command = run_command(project, config).value
+        wanted = dependency_files.read(project)
+        asked = config.environment
+        wanted = dependency_files.with_configured(wanted, asked.extra, asked.override)
+    except PenstockError:
+        return  # said where the command and the file are looked at
+    also = [config.build.predict] if config.build.predict else []
+    for one in imports.missing(project, command, imports.named(wanted), also=also):
+        text, fix = one.sentence(wanted.file), one.fix(wanted.file)
+        yield Finding("warning", "imports", text, file=one.file, line=one.line, fix=fix)
 
 
 def _missing_script(project: Path, command: str) -> str | None:

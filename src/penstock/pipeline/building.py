@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from penstock.build import dependency_files, pack, train
+from penstock.build import dependency_files, imports, pack, train
 from penstock.build.checkout import checkout, last_change
 from penstock.build.detect import detect
+from penstock.build.facts import Fact
 from penstock.build.outcome import Built
 from penstock.build.train import Plan
 from penstock.check.evaluation import infer_signature, read_evaluation
@@ -94,6 +96,7 @@ def prepare(work: Work) -> JSON:
         work.say("train", f"WARNING {level.warning}")
     digest, python = _environment(work, config, repository)
     gathering.note_inputs(work, folder / "checkout", bound, masked)
+    _say_missing(work, config, found.run.value, found.dependencies)
     work.say("train", f"$ {found.run.value}")
     return {
         "python": str(python),
@@ -130,6 +133,16 @@ def _environment(work: Work, config: ModelConfig, repository: Path) -> tuple[str
     )
     python = tools.environments.ready(lock, log=work.log("train"))
     return digest, python
+
+
+def _say_missing(work: Work, config: ModelConfig, run: str, dependencies: Fact | None) -> None:
+    """Warn of imports that the lock does not serve, before the command fails by one."""
+    lock = (work.folder / "requirements.lock").read_text(encoding="utf-8")
+    installed = re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", lock, re.MULTILINE)
+    lacking = dependencies.value if dependencies is not None else "penstock.toml"
+    also = [config.build.predict] if config.build.predict else []
+    for one in imports.missing(work.folder / "checkout", run, installed, also=also):
+        work.say("train", f"WARNING {one.sentence(lacking)} {one.fix(lacking)}")
 
 
 def _kept_evaluation(work: Work, config: ModelConfig) -> str | None:
