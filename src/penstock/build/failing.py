@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from penstock.build.distributions import distribution_of
 from penstock.build.log_reading import Failure, excerpt, failure, stopped_for, tail
 from penstock.build.train import Plan, hidden
 from penstock.errors import StoppedError
