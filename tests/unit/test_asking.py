@@ -160,7 +160,10 @@ def test_describe_returns_what_the_model_is_or_why_it_does_not_load(tmp_path: Pa
     assert (told["ok"], told["format"]) == (True, "adapter")
     assert (failed["ok"], failed["error"]) == (
         False,
-        "ModuleNotFoundError: No module named 'not_there'",
+        (
+            "adapter.py needs the module not_there, "
+            "which neither the environment nor the project has."
+        ),
     )
 
 

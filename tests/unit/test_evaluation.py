@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.check.answers import Answers, equal_answers
-from penstock.check.evaluation import Evaluation, infer_signature, read_evaluation
+from penstock.check.evaluation import Evaluation, read_evaluation
+from penstock.check.signature import infer_signature
 from penstock.config.schema import Evaluate
 from penstock.errors import StoppedError
 
@@ -118,7 +119,12 @@ def test_every_column_ends_as_one_of_four_types_and_nan_as_null(tmp_path: Path) 
         ({"default": [0] * 19}, SPEC, "PS313", "19 rows"),
         ({"default": [None] + [0] * 19}, SPEC, "PS314", "1 of 20 rows"),
         ({"default": [float("nan")] + [0.0] * 19}, SPEC, "PS314", "1 of 20 rows"),
-        ({"default": [0] * 20, "tags": [["a"]] * 20}, SPEC, "PS318", '"tags"'),
+        ({"default": [0] * 20, "tags": [{"a": 1}] * 20}, SPEC, "PS318", '"tags"'),
+        ({"default": [0] * 20, "tags": [[{"a": 1}]] * 20}, SPEC, "PS318", '"tags"'),
+        ({"default": [0] * 20, "image": [[1], [1, 2]] * 10}, SPEC, "PS319", "1 and 2 values"),
+        ({"default": [0] * 20, "image": [[[1], [1, 2]]] * 20}, SPEC, "PS319", "1 and 2 values"),
+        ({"default": [0] * 20, "image": [[[1], None]] * 20}, SPEC, "PS319", "1 and nothing"),
+        ({"default": [0] * 20, "image": [list[int]()] * 20}, SPEC, "PS319", "lists of 0 values"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_data_is_told_with_its_cause(

@@ -294,7 +294,10 @@ def test_describe_says_why_a_model_does_not_load(tmp_path: Path) -> None:
     facts = json.loads(out)
     assert process.returncode == 0
     assert facts["ok"] is False
-    assert facts["error"] == "ModuleNotFoundError: No module named 'yaml_of_another_world'"
+    assert facts["error"] == (
+        "adapter.py needs the module yaml_of_another_world, "
+        "which neither the environment nor the project has."
+    )
     assert "adapter.py" in facts["traceback"]
 
 

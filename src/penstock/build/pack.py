@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from penstock.build import mlmodel
 from penstock.build.outcome import Built
 from penstock.domain import JSON
 from penstock.errors import IntegrityError, StoppedError, UnreachableError
@@ -65,9 +66,11 @@ def stage(built: Built, code: Path, folder: Path, facts: Facts) -> None:
         what = f"[build] predict names {built.predict}, which the commit does not have."
         raise StoppedError("PS231", what, hint="Commit the file, or mend the name.")
     whole = built.format == "adapter" or built.path.is_dir()
+    own = {"mlflow": mlmodel.read(folder / "model")} if built.format == "mlflow" else {}
     _describe(
         folder,
         {
+            **own,
             "schema": SCHEMA,
             "model": facts.model,
             "number": facts.number,

@@ -2,13 +2,15 @@
 
 A CSV is read as `pandas.read_csv` reads it in most training scripts (the same words mean
 "missing", dates stay text), so that a model meets here what it met in training. Every column
-ends as one of four types, and every NaN as a null: that is what callers will send.
+ends as one of four types, or as a tensor of one of them (lists of one length, nested as deep as
+the tensor has dimensions), and every NaN as a null: that is what callers will send.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
-from penstock.check.answers import same_class
 from penstock.config.schema import Evaluate
-from penstock.domain import JSON
 from penstock.errors import PenstockError, StoppedError
 
 MIN_ROWS = 20
@@ -65,9 +65,10 @@ class Evaluation:
         StoppedError
             PS315, the data lacks one of them.
         """
-        lacking = [name for name in names if name not in self.features.column_names]
+        known = set(self.features.column_names)
+        lacking = [name for name in names if name not in known]
         if lacking:
-            raise _lacks_columns(lacking, self.features.column_names)
+            raise lacks_columns(lacking, self.features.column_names)
         return self.features.select(list(names))
 
     def take(self, rows: NDArray[np.intp]) -> Evaluation:
@@ -89,8 +90,9 @@ def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
     ------
     StoppedError
         PS310 no such file, PS311 not a readable CSV or Parquet file, PS312 a column is not
-        there, PS313 fewer than `MIN_ROWS` rows, PS314 rows without a label, PS318 a column of
-        a type that no request can carry.
+        there, or one is there twice, PS313 fewer than `MIN_ROWS` rows, PS314 rows without a
+        label, PS318 a column of a type that no request can carry, PS319 lists of different
+        length.
     """
     if not path.is_file():
         raise StoppedError(
@@ -103,6 +105,9 @@ def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
     named = {role: name for role, name in roles.items() if name is not None}
     for role, name in [*named.items(), *(("sensitive", name) for name in spec.sensitive)]:
         _require_column(table, name, role=role, file=spec.data)
+    if len(set(table.column_names)) < len(table.column_names):
+        twice = next(n for n in table.column_names if table.column_names.count(n) > 1)
+        _require_column(table, twice, role="data", file=spec.data)
     if table.num_rows < MIN_ROWS:
         raise StoppedError(
             "PS313",
@@ -110,7 +115,7 @@ def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
             hint="Keep more rows away from training, a few hundred or more.",
         )
     kept = [name for name in table.column_names if name not in named.values()]
-    features = pa.table({name: plain_column(table.column(name), name) for name in kept})
+    features = _features(table, kept)
     return Evaluation(
         features=features,
         label=_labels(table, spec),
@@ -121,49 +126,23 @@ def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
     )
 
 
-def infer_signature(
-    features: pa.Table,
-    describe: JSON,
-    labels: NDArray[Any],
-    spec: Evaluate,
-    *,
-    task: str | None = None,
-) -> JSON:
-    """Write down what a model wants and answers: what it says of itself, else what the data say.
+def _features(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Bring columns to what requests carry; the schema keeps what a DataFrame made of them."""
+    columns = [plain_column(table.column(name), name) for name in names]
+    fields = [
+        pa.field(name, column.type, metadata=_kind(table.schema.field(name).type))
+        for name, column in zip(names, columns, strict=True)
+    ]
+    return pa.table(columns, schema=pa.schema(fields))
 
-    Parameters
-    ----------
-    features
-        As in `Evaluation.features`.
-    describe
-        The worker's description of the loaded model.
-    labels
-        Shape ``(n,)``.
-    task
-        ``[model] task`` where the user set it; it beats the model's word.
 
-    Raises
-    ------
-    StoppedError
-        PS315 the model wants other columns than the data have, PS316 one class only, PS317
-        ``[evaluate] positive`` is none of two classes.
-    """
-    names = _wanted_columns(features, describe, spec)
-    task = task or cast("str | None", describe.get("task")) or label_task(labels)
-    classes = _classes(describe, labels) if task == "classification" else None
-    return {
-        "columns": [
-            {
-                "name": name,
-                "datatype": datatype(features.column(name)),
-                "optional": bool(features.column(name).null_count > 0),
-            }
-            for name in names
-        ],
-        "task": task,
-        "classes": classes,
-        "positive": None if classes is None else _positive(classes, spec),
-    }
+def _kind(kind: pa.DataType) -> dict[str, str] | None:
+    """Say what pandas reads from a Parquet file where plain text would mean something else."""
+    if pt.is_timestamp(kind):
+        return {"kind": "datetime"}
+    if pt.is_dictionary(kind) and pt.is_string(cast("Any", kind).value_type):
+        return {"kind": "category"}
+    return None
 
 
 def label_task(labels: NDArray[Any]) -> str:
@@ -192,9 +171,61 @@ def datatype(column: pa.ChunkedArray) -> str:
     return "FP64" if pt.is_floating(column.type) else "BYTES"
 
 
+def laid_flat(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, list[int]]:
+    """Lay a column of lists flat; return its values and the shape of a row."""
+    rows: Any = column.combine_chunks()
+    there = rows.is_valid()
+    values, shape = rows.drop_null(), list[int]()
+    while pt.is_list(values.type) or pt.is_large_list(values.type) or (
+        pt.is_fixed_size_list(values.type)
+    ):  # fmt: skip
+        lengths = sorted(set(values.value_lengths().to_pylist()), key=str)
+        if len(lengths) != 1 or not lengths[0]:
+            shown = " and ".join("nothing" if n is None else str(n) for n in lengths[:3])
+            raise StoppedError(
+                "PS319",
+                f'Column "{name}" of the evaluation data holds lists of {shown or "no"} values.',
+                hint="Give all its rows one length: a tensor has one shape.",
+            )
+        shape.append(lengths[0])
+        values = values.flatten()
+    if rows.null_count and shape:
+        size = math.prod(shape)
+        starts = np.where(there, np.cumsum(there) - 1, -1)
+        indices = (starts[:, None] * size + np.arange(size)).ravel()
+        values = values.take(pa.array(indices, mask=np.repeat(starts < 0, size)))
+    return plain_column(pa.chunked_array([values]), name), shape
+
+
+def _nested(flat: pa.ChunkedArray, shape: Sequence[int]) -> pa.ChunkedArray:
+    values: Any = flat.combine_chunks()
+    for size in reversed(shape):
+        values = pa.FixedSizeListArray.from_arrays(values, size)
+    return pa.chunked_array([values])
+
+
+def tensor_shape(kind: pa.DataType) -> list[int]:
+    """Return the shape of one row of a column of tensors; empty for single values."""
+    shape: list[int] = []
+    while pt.is_fixed_size_list(kind):
+        fixed = cast("Any", kind)
+        shape.append(int(fixed.list_size))
+        kind = fixed.value_type
+    return shape
+
+
 def plain_column(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Bring a column to one of bool, int64, float64 or string, with null for every NaN."""
+    """Bring a column to one of bool, int64, float64 or string, with null for every NaN.
+
+    Lists become fixed-size lists of one of these, a missing list one of nulls.
+    """
     kind = column.type
+    if isinstance(kind, pa.FixedShapeTensorType):
+        shape = [int(size) for size in kind.shape]
+        stored = pa.chunked_array([one.storage for one in column.chunks])
+        return _nested(laid_flat(stored, name)[0], shape)
+    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+        return _nested(*laid_flat(column, name))
     if pt.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
@@ -289,31 +320,8 @@ def _objects(column: pa.ChunkedArray) -> NDArray[Any]:
     return values
 
 
-def _wanted_columns(features: pa.Table, describe: JSON, spec: Evaluate) -> list[str]:
-    names = cast("list[str] | None", describe.get("feature_names"))
-    if names is not None:
-        lacking = [name for name in names if name not in features.column_names]
-        if lacking:
-            raise _lacks_columns(lacking, features.column_names)
-        return list(names)
-    every = list(features.column_names)
-    count = cast("int | None", describe.get("n_features"))
-    if count is None or count == len(every):
-        return every
-    # A model that was fitted on a bare array knows only how many columns it wants; the usual
-    # reason for a difference is that the sensitive ones were left out of training.
-    plain = [name for name in every if name not in spec.sensitive]
-    if count == len(plain):
-        return plain
-    raise StoppedError(
-        "PS315",
-        f"The model wants {count} columns; {spec.data} has {len(every)} beside label, id and time"
-        f" ({', '.join(every[:8])}{', …' if len(every) > 8 else ''}).",
-        hint="Fit on a DataFrame, so that the model knows the names, or drop the other columns.",
-    )
-
-
-def _lacks_columns(lacking: Sequence[str], names: Sequence[str]) -> PenstockError:
+def lacks_columns(lacking: Sequence[str], names: Sequence[str]) -> PenstockError:
+    """Say which columns the model wants and the evaluation data lack."""
     shown = ", ".join(f'"{name}"' for name in lacking[:5]) + (", …" if len(lacking) > 5 else "")
     return StoppedError(
         "PS315",
@@ -321,38 +329,3 @@ def _lacks_columns(lacking: Sequence[str], names: Sequence[str]) -> PenstockErro
         hint=f"{_did_you_mean(lacking[0], names)}"
         "Keep in [evaluate] data every column that training uses, before any encoding.",
     )
-
-
-def _classes(describe: JSON, labels: NDArray[Any]) -> list[object]:
-    told = cast("Sequence[object] | None", describe.get("classes"))
-    seen = cast("list[object]", np.unique(labels).tolist())
-    classes = list(told) if told is not None else seen
-    if len(classes) < 2:
-        raise StoppedError(
-            "PS316",
-            f"Every answer is {classes[0]!r}: with one class there is nothing to tell apart."
-            if classes
-            else "The model knows no class.",
-            hint='Check the label column, or set task = "regression" in [model].',
-        )
-    return classes
-
-
-def _positive(classes: Sequence[object], spec: Evaluate) -> object | None:
-    if spec.positive is None:
-        return classes[1] if len(classes) == 2 else None
-    shown = ", ".join(map(repr, classes[:8]))
-    if len(classes) != 2:
-        raise StoppedError(
-            "PS317",
-            f"[evaluate] positive is set, but there are {len(classes)} classes ({shown}).",
-            hint="Remove `positive`: it chooses one of two classes.",
-        )
-    index = same_class(spec.positive, tuple(classes))
-    if index is None:
-        raise StoppedError(
-            "PS317",
-            f"[evaluate] positive = {spec.positive!r} is none of the classes {shown}.",
-            hint="Write one of the classes, spelled as in the label column.",
-        )
-    return classes[index]

@@ -83,14 +83,22 @@ def smoke_checks(
 
 
 def loads(describe: JSON) -> CheckResult:
-    """Judge what the worker said when it loaded the model: it did, or why not."""
+    """Judge what the worker said when it loaded the model: it did, or why not.
+
+    Undecided when the model was trained with another version of its framework.
+    """
     if describe.get("ok"):
         load_s = cast("float | None", describe.get("load_s"))
         took = "" if load_s is None else f" in {load_s:.1f} s"
         kind = describe.get("format") or "model"
         python = describe.get("python")
         summary = f"{kind} loaded{took}" + ("" if python is None else f" by Python {python}")
-        return _passed("smoke.loads", summary, value=load_s, unit="s")
+        told = {name: describe.get(name) for name in ("framework", "framework_version")}
+        skew = cast("Sequence[str]", describe.get("warnings") or ())
+        if skew:  # it may answer other than in training: a person looks
+            summary = f"{summary}, but {'; '.join(skew)}"
+            return _undecided("smoke.loads", summary, value=load_s, unit="s", skew=skew, **told)
+        return _passed("smoke.loads", summary, value=load_s, unit="s", **told)
     reason = str(describe.get("error") or "the worker ended without a word")
     return _failed("smoke.loads", reason, traceback=describe.get("traceback"))
 

@@ -33,7 +33,13 @@ from penstock.inference import frames
 
 PROGRAM = Path(__file__).with_name("worker.py")
 """The worker program; start it as ``python -I PROGRAM --folder DIR --socket PATH``."""
-PROGRAM_FILES = tuple(PROGRAM.with_name(f"{name}.py") for name in ("worker", "bodies", "frames"))
+PROGRAM_FILES = tuple(
+    PROGRAM.with_name(f"{name}.py")
+    for name in (
+        *("worker", "bodies", "frames", "rows"),
+        *("formats", "mlflow_model", "boosting", "onnx_session"),
+    )
+)
 """What the program is made of: a sandbox must show all of these, under their own paths."""
 MAX_ROWS = 1000
 MAX_BODY_BYTES = 900_000
@@ -256,13 +262,21 @@ def to_v2(table: pa.Table, signature_columns: Sequence[JSON]) -> bytes:
     b'{"inputs":[{"name":"age","shape":[2],"datatype":"FP64","data":[40.0,null]}]}'
     """
     inputs: list[JSON] = []
+    present = {name: place for place, name in enumerate(table.column_names)}
     for column in signature_columns:
         name, datatype = str(column["name"]), str(column["datatype"])
-        if name not in table.column_names:
+        if name not in present:
             continue
-        values = _values(table.column(name), datatype)
+        values = table.column(present[name])
+        sizes = [int(size) for size in column.get("shape") or ()]
+        flat = _tensor_values(values, sizes) if sizes else values
         inputs.append(
-            {"name": name, "shape": [table.num_rows], "datatype": datatype, "data": values}
+            {
+                "name": name,
+                "shape": [table.num_rows, *sizes],
+                "datatype": datatype,
+                "data": _values(flat, datatype),
+            }
         )
     document = {"inputs": inputs}
     return json.dumps(document, allow_nan=False, separators=(",", ":"), default=str).encode()
@@ -279,10 +293,54 @@ def columns_of(table: pa.Table) -> list[JSON]:
     columns: list[JSON] = []
     for name in table.column_names:
         column = table.column(name)
-        datatype = _datatype(column.type)
-        optional = None in _values(column, datatype)
-        columns.append({"name": name, "datatype": datatype, "optional": optional})
+        shape = tensor_shape(column.type)
+        flat = _tensor_values(column, shape) if shape else column
+        datatype = _datatype(flat.type)
+        told: dict[str, Any] = {
+            "name": name,
+            "datatype": datatype,
+            "optional": None in _values(flat, datatype),
+        }
+        columns.append({**told, "shape": shape} if shape else told)
     return columns
+
+
+def tensor_shape(kind: pa.DataType) -> list[int]:
+    """Return the shape of a row of a column of fixed-size lists; empty for any other column.
+
+    Examples
+    --------
+    >>> tensor_shape(pa.list_(pa.list_(pa.float64(), 28), 28)), tensor_shape(pa.float64())
+    ([28, 28], [])
+    """
+    shape: list[int] = []
+    while pa.types.is_fixed_size_list(kind):
+        fixed = cast("Any", kind)
+        shape.append(int(fixed.list_size))
+        kind = fixed.value_type
+    return shape
+
+
+def _tensor_values(column: pa.ChunkedArray, shape: Sequence[int]) -> pa.ChunkedArray:
+    """Lay a column of tensors flat; a row without a value becomes one of nulls."""
+    size = math.prod(shape)
+    chunks: list[pa.Array] = []
+    kind = column.type
+    for chunk in column.chunks:
+        flat: Any = chunk
+        while pa.types.is_fixed_size_list(flat.type) or pa.types.is_list(flat.type):
+            flat = flat.flatten()
+        kind = flat.type
+        if chunk.null_count:
+            places = iter(range(len(flat)))
+            indices = [
+                next(places) if row else None
+                for row in chunk.is_valid().to_pylist()
+                for _ in range(size)
+            ]
+            flat = flat.take(pa.array(indices, pa.int64()))
+        chunks.append(flat)
+    return pa.chunked_array(chunks, kind)
 
 
 def chunks(
@@ -344,6 +402,8 @@ def _values(column: pa.ChunkedArray, datatype: str) -> list[Any]:
     values = [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
     if datatype == "BYTES":
         return [None if value is None else _text(value) for value in values]
+    if datatype in ("FP64", "INT64") and pa.types.is_boolean(column.type):
+        return [None if value is None else int(value) for value in values]
     if datatype == "FP64" and pa.types.is_decimal(_plain_type(column.type)):
         return [None if value is None else float(value) for value in values]
     return values

@@ -8,6 +8,7 @@ and log_table.py reads logged bodies with the same functions.
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import json
 import re
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, cast
 
 V2, INVOCATIONS = 1, 2
 MAX_ROWS = 1000
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ][0-2]\d:[0-5]\d(:[0-5]\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?")
 LARGEST = sys.float_info.max
 ID = re.compile(r"[!-~]{1,200}")  # it becomes a header's value and the key of a row
 WANTED = {
@@ -25,6 +27,8 @@ WANTED = {
     "BYTES": "text",
     "BOOL": "true or false",
     "": "a single value",
+    "category": "text",
+    "datetime": "a date such as 2026-01-31 or 2026-01-31T08:00:00",
 }
 DATATYPES = {
     "BOOL": "BOOL",
@@ -52,6 +56,10 @@ class Column(NamedTuple):
     """``FP64``, ``INT64``, ``BYTES``, ``BOOL``, or empty for mixed values."""
     optional: bool
     """Whether a value may be null."""
+    shape: tuple[int, ...] = ()
+    """Of a row's tensor; empty for a single value."""
+    kind: str = ""
+    """What a DataFrame makes of it: ``datetime``, ``category``, or what the datatype says."""
 
 
 class Asked(NamedTuple):
@@ -59,7 +67,8 @@ class Asked(NamedTuple):
 
     columns: tuple[Column, ...]
     values: list[list[Any]]
-    """One list per column; null is None, numbers of an FP64 column are floats."""
+    """One list per column; null is None, numbers of an FP64 column are floats, and a tensor is
+    the flat list of its values, row by row."""
     rows: int
 
 
@@ -103,8 +112,7 @@ def read(kind: int, document: dict[str, Any], columns: tuple[Column, ...] | None
     RequestError
         The body does not follow its protocol, or its rows do not fit the columns.
     """
-    names = None if columns is None else [column.name for column in columns]
-    sent, types = _v2(document, names) if kind == V2 else (_invocations(document, names), {})
+    sent, types = _v2(document, columns) if kind == V2 else (_invocations(document, columns), {})
     counts = {name: len(values) for name, values in sent.items()}
     rows = max(counts.values(), default=0)
     for name, count in counts.items():
@@ -129,7 +137,13 @@ def signature_columns(signature: Mapping[str, Any] | None) -> tuple[Column, ...]
     if signature is None:
         return None
     return tuple(
-        Column(str(c["name"]), str(c["datatype"]), bool(c.get("optional")))
+        Column(
+            str(c["name"]),
+            str(c["datatype"]),
+            bool(c.get("optional")),
+            tuple(c.get("shape") or ()),
+            str(c.get("kind") or ""),
+        )
         for c in signature["columns"]
     )
 
@@ -157,11 +171,14 @@ def _list(value: Any, what: str) -> list[Any]:
 
 
 def _v2(
-    document: dict[str, Any], names: list[str] | None
-) -> tuple[dict[str, Any], dict[str, str]]:
+    document: dict[str, Any], columns: tuple[Column, ...] | None
+) -> tuple[dict[str, Any], dict[str, Column]]:
+    """Return the columns that were sent, and what was said of their types."""
     inputs = _list(document.get("inputs"), "inputs")
+    names = None if columns is None else [column.name for column in columns]
+    tensors = {column.name: column for column in columns or () if column.shape}
     sent: dict[str, Any] = {}
-    types: dict[str, str] = {}
+    types: dict[str, Column] = {}
     for position, tensor in enumerate(inputs):
         if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
             raise _bad(f"inputs[{position}] must be an object with name, shape, datatype, data.")
@@ -173,38 +190,81 @@ def _v2(
             raise _bad(
                 f"Input {name!r} has datatype {_shown(fields.get('datatype'))}, not {known}."
             )
-        width = shape[1] if len(shape) == 2 else 1
+        tensor_column = _tensor_column(name, shape, tensors, columns, len(inputs))
+        if tensor_column is not None and tensor_column.name not in sent:
+            sent[tensor_column.name] = _by_row(name, shape, flat, tensor_column)
+            types[tensor_column.name] = tensor_column._replace(datatype=datatype)
+            continue
+        width = 1
+        for size in shape[1:]:
+            width *= size
         matrix = len(inputs) == 1 and len(shape) == 2 and name not in (names or ())
         if matrix and (width > 1 or (names is not None and len(names) == 1)):
             wanted = names or [str(index) for index in range(width)]
             if width != len(wanted):
                 raise _bad(f"Input {name!r} has {width} columns, the model has {len(wanted)}.")
-            types.update(dict.fromkeys(wanted, datatype))
+            types.update({column: Column(column, datatype, optional=False) for column in wanted})
             sent.update({column: flat[index::width] for index, column in enumerate(wanted)})
         elif width != 1:
             raise _bad(f"Input {name!r} has shape {_shown(shape)}; a column has [n] or [n, 1].")
         elif name in sent:
             raise _bad(f"Input {name!r} is there twice.")
         else:
-            sent[name], types[name] = flat, datatype
+            sent[name], types[name] = flat, Column(name, datatype, optional=False)
     return sent, types
+
+
+def _tensor_column(
+    name: str,
+    shape: list[int],
+    tensors: dict[str, Column],
+    columns: tuple[Column, ...] | None,
+    inputs: int,
+) -> Column | None:
+    """Return the column that takes an input as a tensor a row; None for any other input."""
+    if columns is None:
+        return Column(name, "", optional=False, shape=tuple(shape[1:])) if len(shape) > 2 else None
+    if name in tensors or not tensors:
+        return tensors.get(name)
+    # As with a matrix, the only input of the only column may be called as one likes.
+    return columns[0] if len(columns) == 1 and inputs == 1 else None
+
+
+def _by_row(name: str, shape: list[int], flat: list[Any], column: Column) -> list[Any]:
+    size = column_size(column)
+    if tuple(shape[1:]) not in (column.shape, (size,)):
+        wanted = _shown(["n", *column.shape])
+        sentence = f"Input {name!r} has shape {_shown(shape)}; it must be {wanted}."
+        raise RequestError(400, "PS553", sentence)
+    return [flat[row * size : (row + 1) * size] for row in range(shape[0])]
+
+
+def column_size(column: Column) -> int:
+    """Return how many values one row of a column has."""
+    size = 1
+    for length in column.shape:
+        size *= length
+    return size
 
 
 def _tensor(fields: dict[str, Any]) -> tuple[str, list[int], list[Any]]:
     name, shape = str(fields["name"]), _list(fields.get("shape"), f"shape of {fields['name']!r}")
-    if len(shape) not in (1, 2) or not all(type(n) is int and n >= 0 for n in shape):
+    if not shape or not all(type(n) is int and n >= 0 for n in shape):
         raise _bad(f"Input {name!r} has shape {_shown(shape)}; it must be [n] or [n, k].")
     flat = _list(fields.get("data"), f"data of {name!r}")
-    if flat and len(shape) == 2 and all(type(row) is list for row in flat):
-        flat = [value for row in flat for value in row]
-    wanted = shape[0] * (shape[1] if len(shape) == 2 else 1)
+    wanted = shape[0]
+    for size in shape[1:]:
+        wanted *= size
+        if flat and all(type(row) is list for row in flat):
+            flat = [value for row in flat for value in row]
     if len(flat) != wanted:
         sentence = f"Input {name!r} has shape {_shown(shape)} but {len(flat)} values."
         raise RequestError(400, "PS553", sentence)
     return name, shape, flat
 
 
-def _invocations(document: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+def _invocations(document: dict[str, Any], columns: tuple[Column, ...] | None) -> dict[str, Any]:
+    names = None if columns is None else [column.name for column in columns]
     forms = ("dataframe_split", "dataframe_records", "instances", "inputs")
     given = [form for form in forms if form in document]
     if len(given) != 1:
@@ -227,10 +287,21 @@ def _invocations(document: dict[str, Any], names: list[str] | None) -> dict[str,
         return _from_records(cast("list[dict[str, Any]]", rows))
     if form == "dataframe_records":
         raise _bad("dataframe_records must be a list of objects.")
-    if names is not None and len(names) == 1:
-        rows = [cast("list[Any]", row) if type(row) is list else [row] for row in rows]
+    if columns is not None and len(columns) == 1:
+        deep = len(columns[0].shape) + 1
+        rows = [row if _depth(row) >= deep else [row] for row in rows]
     width = len(cast("list[Any]", rows[0])) if rows and isinstance(rows[0], list) else 0
     return _from_rows(rows, names or [str(index) for index in range(width)])
+
+
+def _depth(value: Any) -> int:
+    """Return how deep lists are nested, by their first values."""
+    depth = 0
+    while isinstance(value, list):
+        depth += 1
+        inner = cast("list[Any]", value)
+        value = inner[0] if inner else None
+    return depth
 
 
 def _from_rows(rows: list[Any], names: list[str]) -> dict[str, Any]:
@@ -248,9 +319,10 @@ def _from_records(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _same_names(sent: dict[str, Any], columns: tuple[Column, ...]) -> None:
-    names = [column.name for column in columns]
+    known = {column.name for column in columns}
     for name in sent:
-        if name not in names:
+        if name not in known:
+            names = [column.name for column in columns]
             near = difflib.get_close_matches(name, [n for n in names if n not in sent], n=1)
             tail = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20])}."
             raise RequestError(422, "PS551", f"The model has no column {name!r}; {tail}")
@@ -260,14 +332,17 @@ def _same_names(sent: dict[str, Any], columns: tuple[Column, ...]) -> None:
             raise RequestError(422, "PS551", sentence)
 
 
-def _inferred(name: str, values: list[Any], declared: str | None) -> Column:
+def _inferred(name: str, values: list[Any], declared: Column | None) -> Column:
+    if declared is not None and declared.shape:
+        return declared._replace(optional=any(None in row for row in values))
     kinds: set[Any] = {type(value) for value in values if value is not None}
     inferred = ""
     if kinds <= {int, float}:
         inferred = "INT64" if kinds == {int} else "FP64"
     elif len(kinds) == 1:
         inferred = {bool: "BOOL", str: "BYTES"}.get(kinds.pop(), "")
-    return Column(name, declared or inferred, None in values)
+    datatype = inferred if declared is None else declared.datatype
+    return Column(name, datatype, None in values)
 
 
 def _fits(datatype: str, value: Any) -> bool:
@@ -282,13 +357,63 @@ def _fits(datatype: str, value: Any) -> bool:
     return kind is (str if datatype == "BYTES" else bool)
 
 
+def _is_date(datatype: str, value: Any) -> bool:  # noqa: ARG001  in the place of `_fits`
+    if type(value) is not str or not DATE.fullmatch(value):
+        return False
+    try:
+        dt.date.fromisoformat(value[:10])
+    except ValueError:
+        return False
+    return True
+
+
+def _tensors(column: Column, values: list[Any]) -> list[Any]:
+    """Return the values of a column of tensors, each laid flat and checked."""
+    flat = [_laid_flat(column, row, value) for row, value in enumerate(values)]
+    plain = column._replace(shape=())
+    for row, cells in enumerate(flat):
+        kinds = set(map(type, cells))
+        numbers = kinds <= {float, int} and column.datatype == "FP64"
+        if numbers and min(cells) >= -LARGEST and max(cells) <= LARGEST:
+            # The usual case without a look at each value: there are thousands.
+            flat[row] = cells if kinds == {float} else list(map(float, cells))
+            continue
+        try:
+            flat[row] = _checked(plain, cells)
+        except RequestError as error:
+            sentence = str(error).replace("; row ", f"; in row {row} value ")
+            raise RequestError(error.status, error.code, sentence) from None
+    return flat
+
+
+def _laid_flat(column: Column, row: int, value: Any) -> list[Any]:
+    size = column_size(column)
+    if value is None:
+        return [None] * size
+    flat = cast("list[Any]", value) if isinstance(value, list) else []
+    for length in column.shape[1:]:
+        if not all(type(part) is list and len(part) == length for part in flat):
+            break
+        flat = [cell for part in flat for cell in part]
+    if len(flat) != size:
+        sentence = (
+            f"Column {column.name!r} must be a list of shape {_shown(list(column.shape))}; "
+            f"row {row} has {_shown(value)}."
+        )
+        raise RequestError(422, "PS553", sentence)
+    return flat
+
+
 def _checked(column: Column, values: list[Any]) -> list[Any]:
+    if column.shape:
+        return _tensors(column, values)
     datatype = column.datatype
+    fits = _is_date if column.kind == "datetime" else _fits
     for row, value in enumerate(values):
-        if (value is None and column.optional) or (value is not None and _fits(datatype, value)):
+        if (value is None and column.optional) or (value is not None and fits(datatype, value)):
             continue
         sentence = (
-            f"Column {column.name!r} must be {WANTED[datatype]}"
+            f"Column {column.name!r} must be {WANTED[column.kind or datatype]}"
             f"{' or null' if column.optional else ''}; row {row} has {_shown(value)}."
         )
         raise RequestError(422, "PS552", sentence)

@@ -2,7 +2,8 @@
 
 Columns: ``prediction_id`` (the request's id, or ``id.row`` where it had several rows), ``row``,
 ``request_id``, ``ts``, ``number``, ``role``, ``environment``, ``status``, ``outcome``,
-``latency_ms``, ``prediction`` as text, ``score``, and ``x_<name>`` for each input of the model.
+``latency_ms``, ``prediction`` as text, ``score``, and ``x_<name>`` for each input of the model,
+for a tensor the flat list of its values.
 A request without an answer is one row without inputs and prediction. NaN is never written:
 engines that trust a file's statistics lose it.
 
@@ -171,6 +172,7 @@ class _Rows:
         self._fixed: dict[str, list[Any]] = {name: [] for name in FIXED.names}
         self._features: dict[str, list[Any]] = {}
         self._datatypes: dict[str, str] = {}
+        self._tensors: set[str] = set()
         self._count = 0
 
     def add(self, entry: Entry, answer: Answered | None) -> None:
@@ -210,7 +212,9 @@ class _Rows:
         for name, values in self._features.items():
             datatype = self._datatypes[name]
             kind = _TYPES.get(datatype)
-            if kind is None:
+            if name in self._tensors:
+                array = pa.array(values, pa.list_(kind or pa.string()))
+            elif kind is None:
                 array = pa.array([None if v is None else str(v) for v in values], pa.string())
             else:
                 array = pa.array(values, kind)
@@ -219,8 +223,13 @@ class _Rows:
 
     def declare(self, column: bodies.Column) -> None:
         """Make a feature known; one of two versions with different types gets the wider."""
+        if column.shape and column.name not in self._datatypes:
+            self._tensors.add(column.name)
         known = self._datatypes.setdefault(column.name, column.datatype)
-        if known != column.datatype:  # two versions in one segment, with different signatures
+        if bool(column.shape) != (column.name in self._tensors):
+            self._tensors.discard(column.name)  # a list in one version, a value in the other
+            self._datatypes[column.name] = "BYTES"
+        elif known != column.datatype:  # two versions in one segment, with different signatures
             numbers = {known, column.datatype} == {"INT64", "FP64"}
             self._datatypes[column.name] = "FP64" if numbers else "BYTES"
         if column.name not in self._features:

@@ -14,7 +14,11 @@ def model_metadata(routes: ModelRoutes, number: int | None) -> dict[str, Any]:
         asked = routes.running[number]
     signature: dict[str, Any] = {} if asked is None else dict(asked.signature or {})
     inputs = [
-        {"name": column["name"], "datatype": column["datatype"], "shape": [-1]}
+        {
+            "name": column["name"],
+            "datatype": column["datatype"],
+            "shape": [-1, *column.get("shape", ())],
+        }
         for column in signature.get("columns", [])
     ]
     classes: list[object] = signature.get("classes") or []

@@ -3,60 +3,39 @@
     python -I worker.py --folder DIR --socket PATH    serve the packed version in DIR
     python -I worker.py --folder DIR --describe       print what it is, as one line of JSON
 
-With its two neighbours bodies.py and frames.py it needs the standard library of Python 3.9 and
-nothing else; it imports a framework when the model does. A batch of requests comes as one frame
-and is one call of the model: `bodies.read` turns each body into columns, `Version.predict` asks
-the model, `Server.answer` splits and encodes. A body that cannot be read spoils no other, and a
-batch that the model does not stand is asked body by body.
+With its neighbours it needs the standard library of Python 3.9 and nothing else; it imports a
+framework when the model does. A batch of requests comes as one frame and is one call of the
+model: `bodies.read` turns each body into columns, `Version.predict` asks the model that
+formats.py loaded, `Server.answer` splits and encodes. A body that cannot be read spoils no
+other, and a batch that the model does not stand is asked body by body.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
-import pickle
 import platform
 import resource
 import socket
 import sys
 import time
 import traceback
+import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from penstock.inference import bodies, frames
+    from penstock.inference import bodies, formats, frames, rows
+    from penstock.inference.rows import Answer, AnswerError
 else:
-
-    def _neighbour(name: str) -> Any:
-        """Load a file beside this one without putting our folder on the model's path."""
-        place = Path(__file__).with_name(f"{name}.py")
-        spec = importlib.util.spec_from_file_location(f"penstock_worker_{name}", place)
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    bodies, frames = _neighbour("bodies"), _neighbour("frames")
-
-NUMERIC = frozenset({"FP64", "INT64", "BOOL"})
-DECIDES_APART = ("FixedThresholdClassifier", "TunedThresholdClassifierCV", "SVC", "NuSVC")
-"""Classifiers whose class is not the one of the greatest probability: they are asked twice."""
-
-
-class AnswerError(Exception):
-    """The model answered something that is no answer to what it was asked."""
-
-
-class Answer(NamedTuple):
-    """What the model said of some rows."""
-
-    prediction: list[Any]
-    probability: list[list[float]] | None
-    """Rows x classes."""
+    # A package of its own name, so that our folder is not on the model's path.
+    _package = sys.modules["penstock_worker"] = types.ModuleType("penstock_worker")
+    _package.__path__ = [str(Path(__file__).parent)]
+    from penstock_worker import bodies, formats, frames, rows
+    from penstock_worker.rows import Answer, AnswerError
 
 
 class Pending(NamedTuple):
@@ -77,18 +56,15 @@ class Version:
         self.manifest: dict[str, Any] = json.loads((folder / "penstock.json").read_text("utf-8"))
         signature: dict[str, Any] | None = self.manifest.get("signature")
         self.columns = bodies.signature_columns(signature)
-        stated = signature or self.manifest
-        self.task: str | None = stated.get("task") or self.manifest.get("task")
-        self.classes: list[Any] | None = stated.get("classes")
-        self.positive: Any = stated.get("positive")
-        self.feature_names: list[str] | None = None
-        self.n_features: int | None = None
+        told = signature or self.manifest
+        task = told.get("task") or self.manifest.get("task")
+        stated = rows.Stated(task, told.get("classes"), told.get("positive"))
         for place in (folder / "code" / "src", folder / "code"):
             sys.path.insert(0, str(place))
-        if self.manifest["format"] == "adapter":
-            self._ask = self._adapter(folder)
-        else:
-            self._ask = self._estimator(folder / self.manifest["path"])
+        path = folder / self.manifest["path"]
+        self.model = formats.load(formats.Source(folder, path, self.manifest, stated))
+        self.classes = self.model.classes
+        self._ask = self.model.ask
         self.load_s = time.perf_counter() - started
 
     def describe(self) -> dict[str, Any]:
@@ -96,10 +72,7 @@ class Version:
         return {
             "ok": True,
             "format": self.manifest["format"],
-            "feature_names": self.feature_names,
-            "n_features": self.n_features,
-            "classes": self.classes,
-            "task": self.task,
+            **self.model.describe(),
             "python": platform.python_version(),
             "load_s": round(self.load_s, 6),
         }
@@ -110,139 +83,6 @@ class Version:
         if len(answer.prediction) != asked.rows:
             raise AnswerError(f"{len(answer.prediction)} answers for {asked.rows} rows")
         return answer
-
-    def _adapter(self, folder: Path) -> Callable[[bodies.Asked], Answer]:
-        path = folder / self.manifest["predict"]
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path.name} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-        model = module.load(str(folder / self.manifest["path"]))
-        pandas = _optional("pandas")
-
-        def ask(asked: bodies.Asked) -> Answer:
-            return self._told(_plain(module.predict(model, _frame(pandas, asked))))
-
-        return ask
-
-    def _told(self, answers: Any) -> Answer:
-        """Read what an adapter's ``predict`` returned: classes, numbers or probabilities."""
-        if not isinstance(answers, list):
-            raise AnswerError(f"{type(answers).__name__}, not one answer a row")
-        rows = cast("list[Any]", answers)
-        if rows and all(isinstance(row, list) for row in rows):
-            return _most_probable(cast("list[list[float]]", rows), self.classes)
-        classes = self.classes
-        is_float = bool(rows) and all(type(row) is float for row in rows)
-        if self.task != "classification" or classes is None or len(classes) != 2 or not is_float:
-            return Answer(rows, None)
-        for row in rows:
-            if not 0 <= row <= 1:
-                raise AnswerError(f"{row}, which is neither a class nor a probability")
-        first = self.positive is not None and self.positive == classes[0]
-        return _most_probable([[p, 1 - p] if first else [1 - p, p] for p in rows], classes)
-
-    def _estimator(self, path: Path) -> Callable[[bodies.Asked], Answer]:
-        model = _unpickled(path, self.manifest["format"])
-        if not hasattr(model, "predict"):
-            kind = type(model).__name__
-            raise TypeError(f"{path.name} holds a {kind} without predict; write an adapter")
-        self.feature_names = _plain(getattr(model, "feature_names_in_", None))
-        count = getattr(model, "n_features_in_", None)
-        self.n_features = None if count is None else int(count)
-        own_classes = getattr(model, "classes_", None)
-        self.classes = self.classes if own_classes is None else _plain(own_classes)
-        if self.task is None:
-            self.task = _task(model)
-        by_name = self.feature_names is not None or count is None
-        pandas = _optional("pandas") if by_name else None
-        apart = type(_last(model)).__name__ in DECIDES_APART
-
-        def ask(asked: bodies.Asked) -> Answer:
-            frame = _matrix(asked) if pandas is None else _frame(pandas, asked)
-            if own_classes is None or not hasattr(model, "predict_proba"):
-                return Answer(_plain(model.predict(frame)), None)
-            answer = _most_probable(_plain(model.predict_proba(frame)), self.classes)
-            return answer._replace(prediction=_plain(model.predict(frame))) if apart else answer
-
-        return ask
-
-
-def _unpickled(path: Path, kind: str) -> Any:
-    if kind == "skops":
-        skops = importlib.import_module("skops.io")
-        # The types need no permission: what is loaded here can harm this sandbox only.
-        return skops.load(path, trusted=skops.get_untrusted_types(file=path))
-    joblib = _optional("joblib")
-    if joblib is not None:
-        return joblib.load(path)
-    with path.open("rb") as file:
-        return pickle.load(file)  # noqa: S301  the model's own file, in its own sandbox
-
-
-def _optional(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        return None
-
-
-def _last(model: Any) -> Any:
-    steps = getattr(model, "steps", None)
-    return steps[-1][1] if steps else model
-
-
-def _task(model: Any) -> str | None:
-    if getattr(model, "classes_", None) is not None:
-        return "classification"
-    kinds = sys.modules.get("sklearn.base")
-    return "regression" if kinds is not None and kinds.is_regressor(model) else None
-
-
-def _most_probable(probability: list[list[float]], classes: list[Any] | None) -> Answer:
-    for row in probability:
-        if classes is not None and len(row) != len(classes):
-            raise AnswerError(f"{len(row)} probabilities for {len(classes)} classes")
-    best = [max(range(len(row)), key=row.__getitem__) for row in probability]
-    return Answer(best if classes is None else [classes[index] for index in best], probability)
-
-
-def _plain(value: Any) -> Any:
-    """Turn arrays, frames and tuples into lists of Python values."""
-    if hasattr(value, "to_numpy"):
-        value = value.to_numpy()
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in cast("list[Any]", value)]
-    return value
-
-
-def _frame(pandas: Any, asked: bodies.Asked) -> Any:
-    """Return a DataFrame, or where there is no pandas a dict of columns."""
-    pairs = zip(asked.columns, asked.values)
-    if pandas is None:
-        return {column.name: values for column, values in pairs}
-    return pandas.DataFrame({c.name: _series(pandas, c, values) for c, values in pairs})
-
-
-def _series(pandas: Any, column: bodies.Column, values: list[Any]) -> Any:
-    # The type hangs on the column, never on the values: a batch must answer as its rows do.
-    if column.datatype == "BYTES" and int(pandas.__version__.split(".")[0]) >= 3:
-        return pandas.array(values, dtype="str")
-    required = {"FP64": "float64", "INT64": "int64", "BOOL": "bool"}
-    optional = {"FP64": "float64", "INT64": "float64"}
-    dtype = (optional if column.optional else required).get(column.datatype, "object")
-    numpy = importlib.import_module("numpy")
-    return numpy.array([float("nan") if v is None else v for v in values], dtype=dtype)
-
-
-def _matrix(asked: bodies.Asked) -> Any:
-    numeric = all(column.datatype in NUMERIC for column in asked.columns)
-    rows = [[float("nan") if v is None else v for v in row] for row in zip(*asked.values)]
-    return importlib.import_module("numpy").array(rows, dtype="float64" if numeric else "object")
 
 
 class Server:
@@ -411,8 +251,10 @@ def _describe(folder: Path) -> dict[str, Any]:
     try:
         return Version(folder).describe()
     except Exception as error:  # noqa: BLE001  why a model does not load is the answer
-        sentence = f"{type(error).__name__}: {error}"
-        return {"ok": False, "error": sentence, "traceback": traceback.format_exc()}
+        told: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+        if isinstance(error, formats.LoadError):
+            told = {"error": str(error), "code": error.code, "hint": error.hint}
+        return {"ok": False, **told, "traceback": traceback.format_exc()}
 
 
 def main() -> None:
@@ -431,7 +273,12 @@ def main() -> None:
         line = json.dumps(_describe(folder)) + "\n"
         os.write(answer, line.encode())
         return
-    Server(Version(folder)).serve(options.socket)
+    try:
+        version = Version(folder)
+    except formats.LoadError as error:
+        cause = "" if error.__cause__ is None else traceback.format_exc()
+        sys.exit(f"{cause}{error.code} {error} {error.hint}")
+    Server(version).serve(options.socket)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from penstock.build.detect import detect
 from penstock.build.facts import Fact
 from penstock.build.outcome import Built
 from penstock.build.train import Plan
-from penstock.check.evaluation import infer_signature, read_evaluation
+from penstock.check.evaluation import read_evaluation
+from penstock.check.signature import infer_signature
 from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError

@@ -39,12 +39,11 @@ def checks(work: Work) -> JSON:
     work.begin("check")
     described = cast("JSON", json.loads(work.report("describe").read_text(encoding="utf-8")))
     loads = smoke.loads(described)
-    if loads.verdict is not Verdict.PASSED:
+    if loads.verdict is Verdict.FAILED:
         work.keep([loads])
         work.end("check", "failed", loads.summary)
-        raise StoppedError(
-            "PS240", loads.summary, hint="Mend what the error names and push again."
-        )
+        hint = str(described.get("hint") or "Mend what the error names and push again.")
+        raise StoppedError(str(described.get("code") or "PS240"), loads.summary, hint=hint)
     version, config = work.version(), work.config()
     assert version.lock_digest is not None, f"{version} is not sealed"
     claim = provenance.claim_of(version)
