@@ -51,11 +51,15 @@ def _tracked(work: Work, plan: Plan) -> tracking.Tracked:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL
             )
             with process:
-                code = process.wait(READING_S)
+                try:
+                    code = process.wait(READING_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()  # what runs in a sandbox dies with it
+                    raise
     except subprocess.TimeoutExpired:
         return tracking.Tracked(notes=(f"What was tracked was not read within {READING_S:g} s.",))
-    except PenstockError as error:
-        return tracking.Tracked(notes=(f"What was tracked was not read: {error.what}",))
+    except (PenstockError, OSError) as error:
+        return tracking.Tracked(notes=(f"What was tracked was not read: {error}",))
     finally:
         shutil.rmtree(copies, ignore_errors=True)
     if code:
