@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -913,3 +914,32 @@ def test_experiments_of_something_that_is_no_version_is_refused(penstock: Pensto
 
     assert result.code == 2
     assert "PS058" in result.err
+
+
+# A secret: set, list, remove
+
+
+def test_a_secret_is_read_from_stdin_and_shown_by_its_name_only(
+    penstock: Penstock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hush-hush\nfalse\n"))
+    options = ["--models", "credit-*", "--allow", "s3://lake/"]
+
+    made = penstock("secret", "set", "lake", "key=-", "anon=-", *options)
+
+    assert made.code == 0, made.err
+    file = tmp_path / "home/secrets/named/lake.toml"
+    assert file.read_text().splitlines()[2:] == ['key = "hush-hush"', "anon = false"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert penstock("secret", "list").out == "lake\n"
+    assert "hush" not in penstock("audit", "show").out + made.out + made.err
+    assert penstock("secret", "remove", "lake").code == 0
+    assert penstock("--json", "secret", "list").json["data"] == []
+
+
+@pytest.mark.parametrize("key", ["key=hush-hush", "key"])
+def test_a_secret_on_the_command_line_is_refused(penstock: Penstock, key: str) -> None:
+    result = penstock("secret", "set", "lake", key, "--models", "m", "--allow", "s3://lake/")
+
+    assert (result.code, "PS049" in result.err) == (2, True)
+    assert "hush" not in result.err
