@@ -72,9 +72,9 @@ def predict(model, frame):
 """
 
 
-def toy_holdout(rows: int = 600) -> str:
+def toy_holdout(rows: int = 600, seed: int = 7) -> str:
     """Rows whose label follows the toy model's own law."""
-    draw = random.Random(7)
+    draw = random.Random(seed)
     lines = ["x,y"]
     for _ in range(rows):
         x = round(draw.gauss(0, 2), 4)
@@ -104,6 +104,7 @@ class Project:
                 "train.py": TOY_TRAIN,
                 "adapter.py": TOY_ADAPTER,
                 "holdout.csv": toy_holdout(),
+                "train.csv": toy_holdout(seed=8),
             }
         )
         project.git("init", "--quiet", "--initial-branch", "main")

@@ -203,7 +203,7 @@ name = "x"
         ("PS015", 19, "canary.hold"),
         ("PS015", 24, "monitor[1].checks[0]"),
         ("PS017", 24, "monitor[1].checks[1]"),
-        ("PS017", 25, "check"),
+        ("PS013", 25, "check[0].run"),
         ("PS015", 28, 'data."/abs"'),
         ("PS015", 28, 'data."/abs".source'),
         ("PS015", 28, 'data."/abs".sha256'),
@@ -218,6 +218,38 @@ name = "x"
         (model("[evaluate]\ndata = 'a.csv'"), ("PS013", 3, "evaluate.label", None)),
         (model('[evalute]\nlabel = "x"'), ("PS012", 3, "evalute", 'Did you mean "evaluate"?')),
         (model('label = "x"'), ("PS012", 3, "model.label", "It belongs in [evaluate].")),
+        (
+            model(
+                '[evaluate]\ndata = "h.csv"\nlabel = "y"\n[[check]]\nname = "Re jects"\nrun = "x"'
+            ),
+            (
+                "PS015",
+                7,
+                "check[0].name",
+                'Write "re-jects": small letters, digits, ". _ -"; at most 60.',
+            ),
+        ),
+        (
+            model(
+                '[evaluate]\ndata = "h.csv"\nlabel = "y"\n'
+                + 2 * '[[check]]\nname = "a"\nrun = "x"\n'
+            ),
+            ("PS016", 10, "check[1].name", "Give each check its own name."),
+        ),
+        (model('[[check]]\nname = "a"\nrun = "x"'), ("PS016", 3, "check", None)),
+        (
+            model('[evaluate]\ndata = "h.csv"\nlabel = "y"\ntraining = ["t.csv", "h.csv"]'),
+            (
+                "PS016",
+                6,
+                "evaluate.training",
+                "Keep rows away from training, and name the two files.",
+            ),
+        ),
+        (
+            model('[evaluate]\ndata = "h.csv"\nlabel = "y"\ntraining = "t.txt"'),
+            ("PS015", 6, "evaluate.training[0]", None),
+        ),
         (model("[retrain]\non = []"), ("PS017", 3, "retrain", None)),
         (model('[canary]\nshadow_first = "1 h"'), ("PS017", 4, "canary.shadow_first", None)),
         (

@@ -101,7 +101,9 @@ def _checks(config: ModelConfig) -> str:
         return "smoke checks only: there is no [evaluate]"
     made = config.evaluate.made_by_build
     hidden = "made by training, so not hidden from it" if made else "hidden from training"
-    return f"smoke checks on {config.evaluate.data}, {hidden}"
+    built_in = f"smoke, sanity and supply checks on {config.evaluate.data}, {hidden}"
+    own = ", ".join(f"{one.name}{'' if one.gate else ' (report)'}" for one in config.check)
+    return built_in + (f"; your own: {own}" if own else "")
 
 
 def _test(config: ModelConfig, beside: str | None) -> list[PlannedStep]:

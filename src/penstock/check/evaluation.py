@@ -32,7 +32,7 @@ MIN_ROWS = 20
 _MOST_CLASSES = 20
 """Integer labels with more distinct values than this are amounts, not classes."""
 
-_MISSING_WORDS = (
+MISSING_WORDS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
@@ -100,7 +100,7 @@ def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
             f"The evaluation data {spec.data} is not there.",
             hint="Add the file to the repository, or correct [evaluate] data in penstock.toml.",
         )
-    table = _read(path, spec.data)
+    table = read_table(path, spec.data)
     roles = {"label": spec.label, "id": spec.id, "time": spec.time}
     named = {role: name for role, name in roles.items() if name is not None}
     for role, name in [*named.items(), *(("sensitive", name) for name in spec.sensitive)]:
@@ -247,7 +247,8 @@ def plain_column(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     )
 
 
-def _read(path: Path, shown: str) -> pa.Table:
+def read_table(path: Path, shown: str) -> pa.Table:
+    """Read a CSV or Parquet file whole, its words for missing as nulls; PS311 when it is none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     try:
         if suffixes and suffixes[-1] in {".parquet", ".pq"}:
@@ -266,7 +267,7 @@ def _read(path: Path, shown: str) -> pa.Table:
 
 def _read_csv(path: Path) -> pa.Table:
     def read(types: dict[str, Any]) -> pa.Table:
-        words = {"null_values": list(_MISSING_WORDS), "strings_can_be_null": True}
+        words = {"null_values": list(MISSING_WORDS), "strings_can_be_null": True}
         return pacsv.read_csv(
             path,
             convert_options=pacsv.ConvertOptions(column_types=types, **words),

@@ -33,8 +33,9 @@ def gate(name: str, results: Sequence[CheckResult], *, risk: str) -> CheckResult
         for verdict in Verdict
     }
     verdict = Verdict.PASSED if results else Verdict.UNDECIDED
+    counted = {result.verdict for result in results if decides(result)}
     for worse in (Verdict.UNDECIDED, Verdict.FAILED):
-        if named[worse]:
+        if worse in counted:
             verdict = worse
     stopped = stops(verdict, risk)
     evidence = {str(one): checks for one, checks in named.items()} | {
@@ -46,6 +47,11 @@ def gate(name: str, results: Sequence[CheckResult], *, risk: str) -> CheckResult
     if verdict is Verdict.UNDECIDED:
         summary += f"; stops at risk {risk}" if stopped else "; a person decides"
     return CheckResult(f"gate.{name}", verdict, summary, evidence)
+
+
+def decides(result: CheckResult) -> bool:
+    """Say whether a gate asks this check; a project's report (``gate = false``) is only shown."""
+    return result.evidence.get("gate") is not False
 
 
 def stops(verdict: Verdict, risk: str) -> bool:

@@ -26,6 +26,7 @@ _FEW_ROWS = 20
 _SOME_ROWS = 200
 _MANY_ROWS = 2_000
 _MOST_COLUMNS = 50
+_UNSEEN = "never seen before"
 _Z = 1.96
 """Two chances to beat the dummy, 2.5 % each."""
 
@@ -53,6 +54,7 @@ QUESTIONS = {
     "smoke.batch": "Is one row answered as it is among many?",
     "smoke.row_order": "Is an answer free of the rows beside it?",
     "smoke.missing": "Does it cope with missing values?",
+    "smoke.unseen": "Does it cope with words that it has never seen?",
     "smoke.finite": "Is every answer a real number?",
     "smoke.beats_dummy": "Has it learned anything?",
     "smoke.compatible": "Can today's callers go on calling it?",
@@ -174,14 +176,33 @@ def missing_values(subject: Subject) -> CheckResult:
     )
 
 
+def unseen(subject: Subject) -> CheckResult:
+    """Send a word that no row has, in each column of text: an answer, or a clear refusal."""
+    columns = [
+        str(column["name"])
+        for column in cast("list[JSON]", subject.signature["columns"])
+        if column["datatype"] == "BYTES" and not column.get("shape")
+    ][:_MOST_COLUMNS]
+    faults: list[str] = []
+    for name in columns:
+        try:
+            answers = subject.ask(with_value(subject.head(3), name, _UNSEEN))
+        except AskError as error:
+            if error.status >= 500:
+                faults.append(f'a new word in "{name}" answered {error.status}: {error.message}')
+        else:
+            if _not_finite(answers).any():
+                faults.append(f'a new word in "{name}" is answered by NaN')
+    if faults:
+        return _failed("smoke.unseen", faults[0], columns=len(columns), faults=faults)
+    summary = f"a new word answered in {len(columns)} columns" if columns else "no column of text"
+    return _passed("smoke.unseen", summary, columns=len(columns))
+
+
 def finite(subject: Subject) -> CheckResult:
     """No answer is NaN or infinite."""
     answers = subject.ask(subject.rows)
-    bad = np.zeros(len(answers), dtype=np.bool_)
-    if numeric(answers.prediction):
-        bad |= ~np.isfinite(answers.prediction.astype(np.float64))
-    if answers.probability is not None:
-        bad |= ~np.isfinite(answers.probability).all(axis=1)
+    bad = _not_finite(answers)
     count, rows = int(bad.sum()), len(answers)
     if count:
         first = int(np.argmax(bad))
@@ -224,6 +245,7 @@ _ASKING: dict[str, Callable[[Subject], CheckResult]] = {
     "smoke.batch": batch_invariant,
     "smoke.row_order": order_invariant,
     "smoke.missing": missing_values,
+    "smoke.unseen": unseen,
     "smoke.finite": finite,
     "smoke.beats_dummy": beats_dummy,
 }
@@ -283,6 +305,16 @@ def _misfit_shares(probability: NDArray[np.float64], classes: tuple[object, ...]
     return ""
 
 
+def _not_finite(answers: Answers) -> NDArray[np.bool_]:
+    """Say of which rows the answer is NaN or infinite, shape ``(n,)``."""
+    bad = np.zeros(len(answers), dtype=np.bool_)
+    if numeric(answers.prediction):
+        bad |= ~np.isfinite(answers.prediction.astype(np.float64))
+    if answers.probability is not None:
+        bad |= ~np.isfinite(answers.probability).all(axis=1)
+    return bad
+
+
 def _joined(parts: Sequence[Answers]) -> Answers:
     shares = [part.probability for part in parts if part.probability is not None]
     return Answers(
@@ -300,21 +332,28 @@ def _picked(answers: Answers, rows: NDArray[np.intp]) -> Answers:
 
 def _null_fault(subject: Subject, name: str, *, optional: bool) -> str:
     try:
-        subject.ask(with_null(subject.head(3), name))
+        answers = subject.ask(with_null(subject.head(3), name))
     except AskError as error:
         if optional:
             return f'null in the optional column "{name}" answered {error.status}: {error.message}'
         if 400 <= error.status < 500:
             return ""
         return f'null in "{name}" answered {error.status} instead of a refusal: {error.message}'
+    if _not_finite(answers).any():
+        return f'null in "{name}" is answered by NaN'
     return "" if optional else f'null in the required column "{name}" was answered, not refused'
 
 
 def with_null(rows: pa.Table, name: str) -> pa.Table:
     """Return the rows with the first value of one column set to null."""
+    return with_value(rows, name, None)
+
+
+def with_value(rows: pa.Table, name: str, value: object) -> pa.Table:
+    """Return the rows with the first value of one column replaced."""
     index = rows.column_names.index(name)
     column = rows.column(name)
-    values = [None, *column.to_pylist()[1:]]
+    values = [value, *column.to_pylist()[1:]]
     return rows.set_column(index, name, pa.array(values, type=column.type))
 
 
@@ -351,6 +390,7 @@ def _beats_majority(answers: Answers, labels: NDArray[Any]) -> CheckResult:
     if (
         judged.n_classes == 2
         and answers.score is not None
+        and bool(np.isfinite(answers.score).all())
         and 2 <= positive.sum() <= len(judged) - 2
     ):
         areas, variances = delong(positive, judged.score[np.newaxis])

@@ -20,7 +20,6 @@ M = TypeVar("M", bound=BaseModel)
 NOT_YET: Mapping[Key, str] = {
     ("canary", "key"): "sticky routing needs its own test",
     ("canary", "shadow_first"): "sticky routing and shadowing need their own test",
-    ("check",): "only the built-in checks run as yet",
     ("retrain",): "a push is the only way to start a run as yet",
     ("speed", "min_rps"): "throughput has no check of its own as yet",
 }

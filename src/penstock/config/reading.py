@@ -96,11 +96,23 @@ def _across_blocks(document: Mapping[str, Any]) -> Iterator[Broken]:
             fix = f'Take "{column}" out of slices.'
             reason = f'"{column}" has another role in [evaluate].'
             yield clash(reason, fix, "quality", "slices", number)
+    if document.get("check") and not evaluate:
+        yield clash("there is no [evaluate] whose rows a check could be asked.", add, "check")
+    yield from _training(evaluate)
     masked = evaluate.get("data")
     if evaluate.get("made_by_build") and masked in _table(document, "data"):
         fix = "Take made_by_build out, or the entry in [data]."
         reason = "the file is fetched by [data], so training does not make it."
         yield clash(reason, fix, "evaluate", "made_by_build")
+
+
+def _training(evaluate: Mapping[str, Any]) -> Iterator[Broken]:
+    declared = evaluate.get("training")
+    files = [declared] if isinstance(declared, str) else _list(declared)
+    if evaluate.get("data") in files:
+        fix = "Keep rows away from training, and name the two files."
+        reason = f'"{evaluate["data"]}" is the evaluation data too.'
+        yield clash(reason, fix, "evaluate", "training")
 
 
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

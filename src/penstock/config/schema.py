@@ -13,7 +13,7 @@ from datetime import date
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from penstock.config.addresses import SCHEMES, Address, address
 from penstock.config.rules import (
@@ -43,6 +43,8 @@ from penstock.config.rules import (
 MODEL_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 """The same pattern as in `domain`, which this module may not import; a test compares them."""
 
+OWN_NAME = r"[a-z0-9](?:[a-z0-9._-]{0,58}[a-z0-9])?"
+
 METRICS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
     {
         "roc_auc": (0, 1),
@@ -66,6 +68,10 @@ PEOPLE_BY_RISK = {"low": 0, "medium": 1, "high": 2}
 HOLD_BY_RISK = {"low": "24 h", "medium": "24 h", "high": "72 h"}
 CHECKS_NOT_YET = ("estimated_quality", "data")
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _one_or_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 def _role(single: Mapping[str, str | None], column: str) -> str:
@@ -197,6 +203,10 @@ class Evaluate(Block):
     """A column with the row's time; the model does not get it."""
     sensitive: Columns = ()
     """Columns for the fairness report."""
+    training: Annotated[
+        tuple[TableFile, ...], Field(strict=False), BeforeValidator(_one_or_several)
+    ] = ()
+    """What training learns from, one file or a list; found by itself where it is not set."""
     made_by_build: bool = False
     """True: training writes the file itself, so it is not hidden from it."""
 
@@ -381,6 +391,28 @@ class Monitor(Block):
         return checks
 
 
+class OwnCheck(Block):
+    """A check of the project's own, beside Penstock's."""
+
+    name: str
+    """Names the result, ``own.<name>``: small letters, digits, dots, hyphens, underscores."""
+    run: Filled
+    """A command, such as ``python -m pytest tests/model``, or ``module:function``."""
+    stage: Literal["build"] = "build"
+    gate: bool = True
+    """False: a report; when it fails the run goes on."""
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300
+
+    @field_validator("name")
+    @classmethod
+    def _spelling(cls, name: str) -> str:
+        if re.fullmatch(OWN_NAME, name) is None:
+            near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:60]
+            fix = f'Write "{near or "my.check"}": small letters, digits, ". _ -"; at most 60.'
+            refuse([wrong(f'"{name}" cannot name a check.', fix)])
+        return name
+
+
 class ModelConfig(Block):
     """The settings of one model: the file penstock.toml in its repository."""
 
@@ -396,6 +428,20 @@ class ModelConfig(Block):
     approval: Approval = Approval()
     canary: Canary = Canary()
     monitor: Several[Monitor] = (Monitor(),)
+    check: Several[OwnCheck] = ()
+
+    @field_validator("check")
+    @classmethod
+    def _one_a_name(cls, checks: Sequence[OwnCheck]) -> Sequence[OwnCheck]:
+        seen = Counter[str]()
+        broken: list[Broken] = []
+        for number, check in enumerate(checks):
+            if seen[check.name]:
+                reason = f'a second check "{check.name}".'
+                broken.append(clash(reason, "Give each check its own name.", number, "name"))
+            seen[check.name] += 1
+        refuse(broken)
+        return checks
 
     @field_validator("monitor")
     @classmethod

@@ -96,6 +96,13 @@ class ApprovalSettings(Block):
     """Whether, while the server has no accounts, the author may approve; it is recorded."""
 
 
+class SupplySettings(Block):
+    """What is asked of the packages that models bring along."""
+
+    licences: Literal["report", "ask"] = "report"
+    """ask: a copyleft or unknown licence is a point for a person's judgement."""
+
+
 class ServerSettings(Block):
     """What `penstock serve` does."""
 
@@ -115,6 +122,7 @@ class ServerSettings(Block):
     notify: NotifySettings = NotifySettings()
     approval: ApprovalSettings = ApprovalSettings()
     data: DataSettings = DataSettings()
+    supply: SupplySettings = SupplySettings()
 
     @property
     def address(self) -> str:

@@ -25,7 +25,14 @@ from penstock.check.signature import infer_signature
 from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
-from penstock.pipeline import attesting, capturing, checking, gathering
+from penstock.pipeline import (
+    attesting,
+    capturing,
+    checking,
+    gathering,
+    own_checks,
+    surroundings,
+)
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
 from penstock.ports import AsOf, Finished, Limits
 from penstock.records.runs import Seal
@@ -39,6 +46,8 @@ async def build(work: Work) -> None:
         prepared = await trained(work)
         await work.step("store", lambda: store(work, prepared))
     await work.durable("checks", lambda: checking.checks(work))
+    if work.config().check:
+        await own_checks.own_checks(work)
 
 
 async def trained(work: Work) -> JSON:
@@ -224,6 +233,7 @@ def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
     spec = plan.config.evaluate
     if spec is not None and spec.made_by_build:
         _keep(work, plan.checkout / spec.data, spec.ending)
+    surroundings.keep_golden(work, plan.checkout, built.path)
     stage(work, plan, built)
     return {"reason": f"{built.format} model, {len(built.files)} file(s)"}
 

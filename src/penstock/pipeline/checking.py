@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 
 from penstock.build import provenance
 from penstock.check import fairness as fair
-from penstock.check import smoke
-from penstock.check.answers import Ask
+from penstock.check import parity, quality, sanity, smoke, supply
+from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation
-from penstock.config import ModelConfig
-from penstock.domain import JSON, CheckResult, Verdict
-from penstock.errors import StoppedError
+from penstock.config import ModelConfig, server_settings
+from penstock.domain import JSON, CheckResult, Verdict, Version
+from penstock.errors import PenstockError, StoppedError
 from penstock.inference.asking import Worker
 from penstock.monitor.period import reference
-from penstock.pipeline import explaining
+from penstock.pipeline import explaining, surroundings
+from penstock.pipeline.surroundings import Champion
 from penstock.pipeline.tools import (
     Work,
     answers_of,
@@ -31,7 +35,6 @@ from penstock.pipeline.tools import (
     worst,
     written,
 )
-from penstock.records import rollouts
 
 
 def checks(work: Work) -> JSON:
@@ -61,9 +64,10 @@ def checks(work: Work) -> JSON:
         return {}
     socket = work.tools.home / "run" / f"c{work.run.id}" / "s"
     with work.tools.workers.started(folder, version.lock_digest, socket) as worker:
-        _check(work, worker, evaluation, loads)
-        _fairness(work, config, evaluation)
-        explaining.explain(work, _asker(worker, version.signature), evaluation)
+        asked = _Asked(version, version.signature, folder, socket, worker, evaluation)
+        if _check(work, asked, loads):
+            _fairness(work, config, evaluation)
+            explaining.explain(work, asked.ask, evaluation)
     shutil.rmtree(socket.parent, ignore_errors=True)
     return {}
 
@@ -78,24 +82,130 @@ def _asker(worker: Worker, signature: JSON) -> Ask:
     return ask_through(predict, signature)
 
 
-def _check(work: Work, worker: Worker, evaluation: Evaluation, loads: CheckResult) -> None:
-    version = work.version()
-    assert version.signature is not None, f"{version} has no signature"
-    with work.tools.database.read() as connection:
-        champion = rollouts.champion(connection, work.run.model)
-    ask = _asker(worker, version.signature)
-    before = champion.signature if champion is not None else None
-    results = [loads, *smoke.smoke_checks(ask, evaluation, version.signature, before)]
-    names = [str(column["name"]) for column in version.signature["columns"]]
-    features = evaluation.for_columns(names)
-    told = worker.predict(features, version.signature)
-    work.report("answers").write_text(json.dumps(written(told)), encoding="utf-8")
-    work.report("profile").write_text(
-        json.dumps(reference(features, answers_of(told, version.signature))),
-        encoding="utf-8",
-    )
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The version that is checked: its folder, its worker, and the rows it is asked."""
+
+    version: Version
+    signature: JSON
+    folder: Path
+    socket: Path
+    worker: Worker
+    evaluation: Evaluation
+
+    @property
+    def ask(self) -> Ask:
+        """Ask the worker."""
+        return _asker(self.worker, self.signature)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of the model."""
+        return [str(column["name"]) for column in self.signature["columns"]]
+
+
+def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
+    """Do step check; False where the version does not predict, so that no more can be asked.
+
+    The step stays open where checks of the project's own follow.
+    """
+    work.report("answers").unlink(missing_ok=True)
+    champion = surroundings.champion_of(work)
+    before = champion.version.signature if champion is not None else None
+    features = asked.evaluation.for_columns(asked.names)
+    few = features.slice(0, parity.RELOAD_ROWS)
+    with ThreadPoolExecutor(1, "reload") as beside:  # its start takes longer than all questions
+        again = beside.submit(_answers_of_another, work, asked, asked.folder, few)
+        smoked = smoke.smoke_checks(asked.ask, asked.evaluation, asked.signature, before)
+        results = [loads, *smoked]
+        predicts = smoked[0].verdict is Verdict.PASSED
+        if predicts:
+            told = asked.worker.predict(features, asked.signature)
+            work.report("answers").write_text(json.dumps(written(told)), encoding="utf-8")
+            answers = answers_of(told, asked.signature)
+            work.report("profile").write_text(
+                json.dumps(reference(features, answers)), encoding="utf-8"
+            )
+            material = _material(work, asked, answers, champion)
+            first = asked.ask(few)
+            results += sanity.sanity_checks(material)
+            results += [parity.reloads(first, again.result()), _golden(work, asked, first, few)]
+        results += _supply(work, asked, champion)
+    results = surroundings.beside(results, champion)
     work.keep(results)
-    work.end("check", worst(results), reasons(results))
+    if not (predicts and work.config().check):
+        work.end("check", worst(results), reasons(results))
+    return predicts
+
+
+def _answers_of_another(work: Work, asked: _Asked, folder: Path, rows: pa.Table) -> Answers | str:
+    """Ask a worker of its own; a sentence where it does not answer."""
+    version = asked.version
+    # A folder of its own: each command's writable folders belong to that command's user.
+    socket = asked.socket.parent.with_name(f"{asked.socket.parent.name}r") / "s"
+    assert version.lock_digest is not None, f"{version} is not sealed"
+    try:
+        with work.tools.workers.started(folder, version.lock_digest, socket) as worker:
+            return _asker(worker, asked.signature)(rows)
+    except PenstockError as error:
+        return error.what
+    except AskError as error:
+        return f"{error.status}: {error.message}"
+    finally:
+        shutil.rmtree(socket.parent, ignore_errors=True)
+
+
+def _material(
+    work: Work, asked: _Asked, answers: Answers, champion: Champion | None
+) -> sanity.Material:
+    config, evaluation = work.config(), asked.evaluation
+    metric = config.quality.primary or quality.primary_metric(
+        str(asked.signature["task"]),
+        len(answers.classes or ()),
+        probabilities=answers.probability is not None,
+    )
+    margin = config.quality.margin
+    if margin is None:
+        value = quality.value(metric, evaluation.label, answers)
+        margin = quality.default_margin(metric, config.model.risk, value)
+    before = None
+    if champion is not None:
+        before = (str(champion.version), champion.version.data_digest)
+    return sanity.Material(
+        evaluation=evaluation,
+        answers=answers,
+        signature=asked.signature,
+        training=surroundings.training_of(work, config, evaluation, asked.names),
+        metric=metric,
+        margin=margin,
+        champion_data=before,
+    )
+
+
+def _golden(work: Work, asked: _Asked, first: Answers, rows: pa.Table) -> CheckResult:
+    golden = surroundings.golden_rows(work)
+    if isinstance(golden, str):
+        return parity.unreadable(golden)
+    if golden is not None:
+        return parity.golden(asked.ask, golden, asked.signature)
+    changed = surroundings.code_changes(work, asked.folder)
+    if not changed:
+        return parity.unchanged(changed)
+    folder = surroundings.as_training_left(work, asked.folder, changed)
+    return parity.as_trained(first, _answers_of_another(work, asked, folder, rows), changed)
+
+
+def _supply(work: Work, asked: _Asked, champion: Champion | None) -> list[CheckResult]:
+    lock = (work.folder / "requirements.lock").read_text(encoding="utf-8")
+    pins, pinned = supply.pins(lock)
+    packages = surroundings.packages_of(work, pinned)
+    settings = server_settings(work.tools.home / "server.toml")
+    before = champion.bytes if champion is not None else None
+    return [
+        supply.size(surroundings.packed_bytes(asked.folder), before),
+        pins,
+        supply.licences(packages, asks=settings.supply.licences == "ask"),
+    ]
 
 
 def _fairness(work: Work, config: ModelConfig, evaluation: Evaluation) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from penstock.build.sources import Sources
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation, read_evaluation
+from penstock.check.gate import decides
 from penstock.config import LimitSettings, ModelConfig
 from penstock.deploy import rollout
 from penstock.domain import JSON, CheckResult, Document, Environment, Run, Verdict, Version
@@ -263,7 +264,7 @@ def read_told(path: Path) -> Told:
 
 def worst(results: Sequence[CheckResult]) -> str:
     """Return the state of a step from its checks: failed, else undecided, else passed."""
-    verdicts = {result.verdict for result in results}
+    verdicts = {result.verdict for result in results if decides(result)}
     for verdict in (Verdict.FAILED, Verdict.UNDECIDED):
         if verdict in verdicts:
             return str(verdict)
