@@ -6,7 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +20,13 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.artifacts: dict[str, bytes] = {}
+        self.put_at: dict[str, float] = {}
 
     def put(self, source: Path) -> str:
         content = source.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         self.artifacts[digest] = content
+        self.put_at[digest] = time.time()
         return digest
 
     def get(self, digest: str, target: Path) -> None:
@@ -34,6 +37,16 @@ class MemoryStore:
             what = f"Artifact {digest} was changed in memory."
             raise IntegrityError("PS112", what, hint="Put it again.")
         target.write_bytes(content)
+
+    def sweep(
+        self, keep: Container[str], before: float, *, dry_run: bool
+    ) -> Iterator[tuple[str, int]]:
+        for digest in sorted(self.artifacts):
+            if digest not in keep and self.put_at[digest] < before:
+                size = len(self.artifacts[digest])
+                if not dry_run:
+                    del self.artifacts[digest]
+                yield digest, size
 
 
 class OpenSandbox:
@@ -90,8 +103,12 @@ class PresentEnvironments:
     def remove(self, lock_digest: str) -> None:
         raise AssertionError("an environment that was not made is removed")
 
+    @property
+    def cache(self) -> Path:
+        return Path("/nonexistent")
+
     def prune_cache(self, *, log: Path) -> None:
-        pass
+        raise AssertionError("a cache that is not there is pruned")
 
 
 class Inbox:

@@ -8,7 +8,7 @@ Penstock does not wrap them again.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -35,6 +35,16 @@ class ArtifactStore(Protocol):
             No artifact has this digest.
         IntegrityError
             The stored bytes do not have this digest any more.
+        """
+        ...
+
+    def sweep(
+        self, keep: Container[str], before: float, *, dry_run: bool
+    ) -> Iterable[tuple[str, int]]:
+        """Remove every artifact that `keep` does not hold, unless it was put since `before`.
+
+        `before` is a Unix time; putting the same bytes again counts. What a put that died has
+        left goes by the same time. Gives name and bytes of each; with `dry_run` only that.
         """
         ...
 
@@ -245,6 +255,11 @@ class Environments(Protocol):
 
     def remove(self, lock_digest: str) -> None:
         """Remove an environment; who asks for it afterwards gets it made anew."""
+        ...
+
+    @property
+    def cache(self) -> Path:
+        """The folder of downloads."""
         ...
 
     def prune_cache(self, *, log: Path) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for start-up time: what a process does not use, it does not
     from penstock.adapters.dbos_engine import DbosEngine
     from penstock.pipeline.acts import Acts
     from penstock.pipeline.tools import Tools
+    from penstock.pipeline.upkeep import Upkeep
     from penstock.pipeline.workers import Workers
     from penstock.records.database import Database
 
@@ -146,6 +147,13 @@ def workers(home: Path, settings: ServerSettings) -> Workers:
 
     held = sandbox(home, settings)
     return Workers(held, UvEnvironments(home, held), settings.limits.worker_memory_mb)
+
+
+def upkeep(home: Path, settings: ServerSettings, records: Database) -> Upkeep:
+    """Return what looks for leftovers in this home."""
+    from penstock.pipeline.upkeep import Upkeep
+
+    return Upkeep(home, records, store(home), workers(home, settings).environments)
 
 
 def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:

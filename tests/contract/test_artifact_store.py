@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +146,30 @@ def test_a_full_disk_leaves_a_sentence_and_no_partial_file(tmp_path: Path) -> No
     assert said.startswith("PS110 big could not be stored")
     assert "No space left on device" in said
     assert left == "[]"
+
+
+def test_a_sweep_takes_what_is_not_kept_and_was_not_put_lately(
+    store: ArtifactStore, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_text("other")
+    kept, other = store.put(model), store.put(tmp_path / "other")
+    later = time.time() + 60
+
+    young = list(store.sweep({kept}, later - 3600, dry_run=False))
+    said = list(store.sweep({kept}, later, dry_run=True))
+    swept = list(store.sweep({kept}, later, dry_run=False))
+
+    assert young == []
+    assert said == swept == [(other, 5)]
+    store.get(kept, tmp_path / "back")
+    with pytest.raises(NotFoundError):
+        store.get(other, tmp_path / "back")
+
+
+def test_what_is_put_again_is_young_again(tmp_path: Path, model: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    digest = store.put(model)
+    os.utime(store.root / digest[:2] / digest, (1000, 1000))
+    store.put(model)
+
+    assert list(store.sweep([], time.time() - 60, dry_run=False)) == []

@@ -7,17 +7,20 @@ bit that rotted on the disk never reaches a model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import uuid
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from penstock.errors import IntegrityError, NotFoundError, UnreachableError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LEFT = re.compile(r"\.[0-9a-f]{32}\.(part|gone)")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -32,8 +35,10 @@ class FileStore:
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         target = self._path(digest)
-        if target.is_file() and _sha256(target) == digest:
-            return digest
+        with contextlib.suppress(FileNotFoundError):
+            if target.is_file() and _sha256(target) == digest:
+                os.utime(target)  # put again: a sweep that is running leaves it
+                return digest
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             written = _copy(source, target)
@@ -63,6 +68,22 @@ class FileStore:
                 hint="Make room on the disk or mend its rights, then try again.",
             ) from error
 
+    def sweep(
+        self, keep: Container[str], before: float, *, dry_run: bool
+    ) -> Iterator[tuple[str, int]]:
+        """Remove every artifact that `keep` does not hold, unless it was put since `before`."""
+        for path in sorted(self.root.glob("*/*")) + sorted(self.root.glob("*/.*")):
+            if _DIGEST.fullmatch(path.name) is None and not _LEFT.fullmatch(path.name):
+                continue
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue  # a put that has ended meanwhile
+            if path.name in keep or found.st_mtime >= before:
+                continue
+            if dry_run or _swept(path, before):
+                yield path.name, found.st_size
+
     def _path(self, digest: str) -> Path:
         if _DIGEST.fullmatch(digest) is None:
             what = f"{digest[:80]!r} is not the digest of an artifact."
@@ -79,6 +100,20 @@ class FileStore:
             f"{name} could not be stored below {self.root}: {error.strerror}{room}.",
             hint="Make room on the disk or mend its rights, then try again.",
         )
+
+
+def _swept(path: Path, before: float) -> bool:
+    """Take a file away, and bring it back if it was put again while it went."""
+    gone = path.with_name(f".{uuid.uuid4().hex}.gone")
+    try:
+        path.rename(gone)
+    except FileNotFoundError:
+        return False
+    if gone.stat().st_mtime >= before:
+        gone.rename(path)
+        return False
+    gone.unlink()
+    return True
 
 
 def _sha256(path: Path) -> str:

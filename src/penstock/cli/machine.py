@@ -47,7 +47,9 @@ def serve(
     session(ctx)
     home = state_folder()
     stated = {"host": host, "port": port, "predict_port": predict_port}
-    settings = _settings(home, {key: value for key, value in stated.items() if value is not None})
+    settings = settings_here(
+        home, {key: value for key, value in stated.items() if value is not None}
+    )
     if only not in (None, "control", "engine", "gateway"):
         raise UsageError(
             "PS059", f'"{only}" is no part of the server.', hint="control, engine or gateway"
@@ -102,7 +104,7 @@ def _examine(home: Path) -> Iterator[Seen]:
         yield Seen("passed", "git", version.removeprefix("git version "))
     yield _uv()
     yield from _home_seen(home)
-    settings = _settings(home)
+    settings = settings_here(home)
     for name, port in (("port", settings.port), ("predict", settings.predict_port)):
         yield _port(name, settings.host, port)
     yield _sandbox(home, settings)
@@ -314,7 +316,8 @@ def state_folder() -> Path:
     return state_home(os.environ, is_root=os.geteuid() == 0)
 
 
-def _settings(home: Path, options: Mapping[str, Any] | None = None) -> ServerSettings:
+def settings_here(home: Path, options: Mapping[str, Any] | None = None) -> ServerSettings:
+    """Return this computer's settings."""
     from penstock.config import server_settings
 
     return server_settings(home / "server.toml", options=options)

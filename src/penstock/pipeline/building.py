@@ -35,19 +35,39 @@ from penstock.pipeline import (
 )
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
 from penstock.ports import AsOf, Finished, Limits
+from penstock.records import documents
 from penstock.records.runs import Seal
 
 
 async def build(work: Work) -> None:
     """Do the stage; a version that is sealed already is not built again."""
     # Asked in a step: storing seals the version, and a replay must take the same way again.
-    known = await work.durable("begin", lambda: {"sealed": work.version().sealed_at is not None})
+    known = await work.durable("begin", lambda: begun(work))
     if not known["sealed"]:
         prepared = await trained(work)
         await work.step("store", lambda: store(work, prepared))
     await work.durable("checks", lambda: checking.checks(work))
     if work.config().check:
         await own_checks.own_checks(work)
+
+
+def begun(work: Work) -> JSON:
+    """Say whether the version is sealed; then its environment is made again if it is gone."""
+    sealed = work.version().sealed_at is not None
+    if sealed:
+        _restored(work)
+    return {"sealed": sealed}
+
+
+def _restored(work: Work) -> None:
+    run, lock = work.run, work.folder / "restored.lock"
+    with work.tools.database.read() as connection:
+        kept = {one.name: one for one in documents.documents(connection, run.model, run.number)}
+    if "lock" in kept:
+        work.folder.mkdir(parents=True, exist_ok=True)
+        work.tools.store.get(kept["lock"].digest, lock)
+        work.tools.environments.ready(lock, log=work.log("train"))
+        lock.unlink()
 
 
 async def trained(work: Work) -> JSON:
