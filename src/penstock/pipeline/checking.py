@@ -67,7 +67,7 @@ def checks(work: Work) -> JSON:
         asked = _Asked(version, version.signature, folder, socket, worker, evaluation)
         if _check(work, asked, loads):
             _fairness(work, config, evaluation)
-            explaining.explain(work, asked.ask, evaluation)
+            explaining.explain(work, asked.ask, evaluation, folder)
     shutil.rmtree(socket.parent, ignore_errors=True)
     return {}
 

@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import pyarrow as pa
+
 from penstock.check.answers import Ask
 from penstock.check.evaluation import Evaluation
 from penstock.check.explanation import change, report
+from penstock.check.explanation.exact import Exact
+from penstock.check.measures import class_text
 from penstock.domain import JSON, CheckResult
 from penstock.errors import NotFoundError
 from penstock.pipeline.tools import Work, worst
@@ -20,8 +24,14 @@ from penstock.records import documents, rollouts
 TELL_EVERY_S = 0.5
 
 
-def explain(work: Work, ask: Ask, evaluation: Evaluation) -> None:
-    """Do the step: the report beside the run, the document of the version, the checks."""
+def explain(work: Work, ask: Ask, evaluation: Evaluation, folder: Path) -> None:
+    """Do the step: the report beside the run, the document of the version, the checks.
+
+    Parameters
+    ----------
+    folder
+        Where the version is unpacked.
+    """
     work.begin("explain")
     version, settings = work.version(), work.config().explain
     assert version.signature is not None, f"{version} has no signature"
@@ -34,6 +44,7 @@ def explain(work: Work, ask: Ask, evaluation: Evaluation) -> None:
         columns=[str(column["name"]) for column in version.signature["columns"]],
         task=str(version.signature["task"]),
         only=settings.columns,
+        exact=_exact(work, folder),
         told=_told(work),
     )
     found = report.explain(
@@ -69,6 +80,23 @@ def _change(work: Work, found: JSON) -> list[CheckResult]:
     compared = change.compare(before, found, versions=(champion.number, work.run.number))
     cast("dict[str, object]", found)["change"] = compared
     return [change.result(compared)]
+
+
+def _exact(work: Work, folder: Path) -> Exact | None:
+    """Return the exact explainer, where the model's environment may have one."""
+    version, workers = work.version(), work.tools.workers
+    assert version.lock_digest is not None, f"{version} is not sealed"
+    assert version.signature is not None, f"{version} has no signature"
+    if not workers.offers_trees(version.lock_digest):
+        return None
+    signature, lock = version.signature, version.lock_digest
+    positive = "" if signature.get("positive") is None else class_text(signature["positive"])
+
+    def exact(explained: pa.Table, background: pa.Table, timeout_s: float) -> JSON:
+        tables = (explained, background)
+        return workers.exact(folder, lock, tables, positive=positive, timeout_s=timeout_s)
+
+    return exact
 
 
 def _told(work: Work) -> Callable[[float, float], None]:

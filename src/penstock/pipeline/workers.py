@@ -10,10 +10,13 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
 
 from penstock.build.train import interpreter_folders
 from penstock.domain import JSON
-from penstock.inference import asking
+from penstock.inference import asking, exact
 from penstock.ports import Command, Environments, Limits, Sandbox, Use
 
 START_S = 120.0
@@ -60,6 +63,40 @@ class Workers:
             return self.sandbox.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
         return asking.describe(start, START_S)
+
+    def offers_trees(self, lock_digest: str) -> bool:
+        """Say whether an environment has a library that reads trees exactly."""
+        places = self.environments.python(lock_digest).parent.parent.glob(
+            "lib/python*/site-packages"
+        )
+        return any((place / name).is_dir() for place in places for name in exact.LIBRARIES)
+
+    def exact(
+        self,
+        folder: Path,
+        lock_digest: str,
+        tables: tuple[pa.Table, pa.Table],
+        *,
+        positive: str,
+        timeout_s: float,
+    ) -> JSON:
+        """Read a model of trees exactly, in its own environment and a sandbox of its own."""
+        python = self.environments.python(lock_digest)
+        command = Command(
+            argv=[str(python), "-I", str(exact.PROGRAM), "--folder", str(folder)],
+            cwd=folder,
+            read=[folder, exact.PROGRAM, *interpreter_folders(python)],
+            env={"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            use=Use.CHECK,
+            limits=Limits(memory_bytes=self.memory_mb << 20, file_bytes=exact.MAX_BYTES),
+        )
+
+        def start(out: IO[bytes]) -> subprocess.Popen[bytes]:
+            return self.sandbox.start(
+                command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.DEVNULL
+            )
+
+        return exact.exact(start, tables, positive=positive, timeout_s=timeout_s)
 
     @contextmanager
     def started(self, folder: Path, lock_digest: str, socket: Path) -> Generator[asking.Worker]:

@@ -18,14 +18,15 @@ from penstock.check.explanation import dependence, words
 from penstock.check.explanation.asking import Meter, OutOfTimeError, Target, target_of
 from penstock.check.explanation.importance import Shuffling, Unit
 from penstock.check.explanation.likeness import alike, grouped, kind_of
-from penstock.check.explanation.rows import ROWS_WITH_EXACT, rows_one_by_one
+from penstock.check.explanation.rows import add_exact, rows_one_by_one
 from penstock.check.explanation.work import Explaining, Plan, Subject, python_value
 from penstock.check.quality import higher_is_better, primary_metric
 from penstock.domain import JSON, CheckResult, Verdict
 
 SCHEMA = "penstock.explain/1"
 _FEWEST_ROWS = 200
-_SHARES = {"importance": 0.35, "curves": 0.55, "rows": 0.95}
+_SHARES = {"importance": 0.35, "curves": 0.55, "rows": 0.95, "rows, exact": 0.7}
+"""Of the budget, where each part ends; the rows leave room for exact values, if there are any."""
 
 
 def explain(subject: Subject, *, budget_s: float = 60.0, plan: Plan | None = None) -> JSON:
@@ -116,8 +117,12 @@ def _explain(work: Explaining, target: Target, answers: Answers, chosen: Any) ->
     order = [str(one["column"]) for one in report["columns"]]
     with meter.part("curves", _SHARES["curves"]):
         _curves(work, target, order)
-    with meter.part("rows", _SHARES["rows"] if work.exact(target) is None else ROWS_WITH_EXACT):
-        rows_one_by_one(work, target, answers, order, chosen=chosen)
+    exact = work.exact(target)
+    with meter.part("rows", _SHARES["rows" if exact is None else "rows, exact"]):
+        sampled = rows_one_by_one(work, target, answers, order, chosen=chosen)
+    if exact is not None and sampled is not None:
+        with meter.part("exact values"):
+            add_exact(work, exact, sampled)
     if any(len(one.repeats) < plan.repeats for one in shuffling.found.values()):
         _importance(work, shuffling, units, share=1.0)
     _importance_skipped(work, shuffling, units)

@@ -25,14 +25,12 @@ from penstock.domain import JSON
 
 _Z = 1.959964
 """Quantile .975 of the normal law."""
-ROWS_WITH_EXACT = 0.7
-"""The rows' part ends here when an exact explainer waits for its turn."""
 _LEAST_EXACT_S = 2.0
 _FEWEST_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sampled:
+class Sampled:
     """What was sampled of some rows."""
 
     target: Target
@@ -46,8 +44,8 @@ class _Sampled:
 
 def rows_one_by_one(
     work: Explaining, target: Target, answers: Answers, order: Sequence[str], *, chosen: Any
-) -> None:
-    """Add ``shap``, ``examples`` and ``exact`` to the report, and to its columns.
+) -> Sampled | None:
+    """Add ``shap`` and ``examples`` to the report and its columns; return what was sampled.
 
     Parameters
     ----------
@@ -59,19 +57,17 @@ def rows_one_by_one(
     shown = examples.choose(target, answers, work.evaluation.label)
     sampled = _sample(work, target, order, [row for _, row in shown])
     if sampled is None:
-        return
+        return None
     _add_values(work, sampled)
     if work.plan.shown:
         rows = [(why, row, int(chosen[row])) for why, row in shown]
         _add_examples(work, sampled, rows, answers)
-    exact = work.exact(target)
-    if exact is not None:
-        _add_exact(work, exact, sampled)
+    return sampled
 
 
 def _sample(
     work: Explaining, target: Target, order: Sequence[str], first: list[int]
-) -> _Sampled | None:
+) -> Sampled | None:
     """Sample what there is time for; None where that is too little to tell anything."""
     what = "what each column adds to the answers"
     players = _players(work, order)
@@ -99,7 +95,7 @@ def _sample(
         work.skip(what, ended)
         return None
     rows = work.rows.take(pa.array(explained[done]))
-    return _Sampled(target, _some(values, done), players, rows, background, ended)
+    return Sampled(target, _some(values, done), players, rows, background, ended)
 
 
 def _players(work: Explaining, order: Sequence[str]) -> list[Player]:
@@ -170,7 +166,7 @@ def _some(values: Values, of: Any) -> Values:
     )
 
 
-def _add_values(work: Explaining, of: _Sampled) -> None:
+def _add_values(work: Explaining, of: Sampled) -> None:
     size = of.target.size(of.values.effects)
     mean, bias = size.mean(axis=0), _bias(of.target, of.values)
     error = size.std(axis=0, ddof=1) / math.sqrt(len(size))
@@ -222,7 +218,7 @@ def _direction(target: Target, effects: Floats, rows: pa.Table, player: Player) 
 
 
 def _add_examples(
-    work: Explaining, of: _Sampled, shown: Sequence[tuple[str, int, int]], answers: Answers
+    work: Explaining, of: Sampled, shown: Sequence[tuple[str, int, int]], answers: Answers
 ) -> None:
     """Tell the rows that stand first among the explained ones."""
     values = of.values
@@ -271,7 +267,8 @@ def _value(value: Any) -> object:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _add_exact(work: Explaining, exact: Exact, of: _Sampled) -> None:
+def add_exact(work: Explaining, exact: Exact, of: Sampled) -> None:
+    """Add ``exact`` to the report: values from the model's environment, if they agree."""
     if any(len(player.columns) > 1 for player in of.players):
         work.skip("exact values", "too many columns to hold them against")
         return
