@@ -52,7 +52,7 @@ def explain(folder: Path, question: dict[str, Any]) -> dict[str, Any]:
     for place in (folder / "code" / "src", folder / "code"):
         sys.path.insert(0, str(place))
     model = _unwrapped(_loaded(folder / manifest["path"], manifest["format"]))
-    kind = type(model)
+    kind: Any = type(model)
     library = kind.__module__.partition(".")[0]
     readers: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
         "xgboost": _xgboost,
@@ -139,7 +139,8 @@ def _sklearn(model: Any, question: dict[str, Any]) -> dict[str, Any]:
     scale = "log-odds" if name in BOOSTED else "number" if classes is None else "probability"
     if scale == "probability":
         base = base[1]
-        found = found[1] if isinstance(found, list) else found[:, :, 1]
+        # Before 0.45 shap gave a list of the classes.
+        found = found[:, :, 1] if hasattr(found, "ndim") else found[1]
     if scale != "number" and classes is not None and str(classes[1]) != question["positive"]:
         found, base = -found, (1 - base if scale == "probability" else -base)
     base = float(base if not hasattr(base, "__len__") else base[0])
