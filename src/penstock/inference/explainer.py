@@ -52,8 +52,8 @@ def explain(folder: Path, question: dict[str, Any]) -> dict[str, Any]:
     for place in (folder / "code" / "src", folder / "code"):
         sys.path.insert(0, str(place))
     model = _unwrapped(_loaded(folder / manifest["path"], manifest["format"]))
-    kind: Any = type(model)
-    library = kind.__module__.partition(".")[0]
+    name = str(model.__class__.__name__)
+    library = str(model.__class__.__module__).partition(".")[0]
     readers: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
         "xgboost": _xgboost,
         "lightgbm": _lightgbm,
@@ -61,7 +61,7 @@ def explain(folder: Path, question: dict[str, Any]) -> dict[str, Any]:
         "sklearn": _sklearn,
     }
     if library not in readers:
-        raise UnreadableError(f"{kind.__name__} is no model of trees that it can read")
+        raise UnreadableError(f"{name} is no model of trees that it can read")
     return {"columns": question["columns"], **readers[library](model, question)}
 
 
