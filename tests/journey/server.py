@@ -53,6 +53,7 @@ TOY_TRAIN = """\
 import json
 import pathlib
 
+rows = pathlib.Path("train.csv").read_text().splitlines()
 pathlib.Path("model").mkdir(exist_ok=True)
 pathlib.Path("model/weight.json").write_text(json.dumps({"weight": 1.0}))
 print("trained")
