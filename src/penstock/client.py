@@ -251,16 +251,11 @@ class Client:
         return self._post(path, {"run": run}) if run else self._data(_Call("GET", path))
 
     def predict(self, model: str, columns: Mapping[str, Sequence[Any]]) -> Any:
-        """Ask the model about rows, given column by column; the answer has every output."""
-        inputs = [
-            {
-                "name": name,
-                "shape": [len(values)],
-                "datatype": _datatype(values),
-                "data": list(values),
-            }
-            for name, values in columns.items()
-        ]
+        """Ask the model about rows, given column by column; the answer has every output.
+
+        A row of a column may be a (nested) list or an array, where the model takes tensors.
+        """
+        inputs = [_input(name, values) for name, values in columns.items()]
         name = urllib.parse.quote(model, safe="")
         call = _Call("POST", f"/v2/models/{name}/infer", body=_encoded({"inputs": inputs}))
         with self._open(call, root=self.predict_url) as answer:
@@ -408,6 +403,20 @@ def _decoded(content: bytes, url: str) -> Any:
         return json.loads(content)
     except ValueError:
         raise _no_penstock(url) from None
+
+
+def _input(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Return one input of the inference protocol; nested lists and arrays are tensors."""
+    flat = [_listed(value) for value in values]
+    shape = [len(flat)]
+    while flat and isinstance(flat[0], list):
+        shape.append(len(cast("list[Any]", flat[0])))
+        flat = [cell for row in flat for cell in cast("list[Any]", row)]
+    return {"name": name, "shape": shape, "datatype": _datatype(flat), "data": flat}
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _datatype(values: Sequence[Any]) -> str:

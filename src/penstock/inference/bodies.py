@@ -173,7 +173,7 @@ def _list(value: Any, what: str) -> list[Any]:
 def _v2(
     document: dict[str, Any], columns: tuple[Column, ...] | None
 ) -> tuple[dict[str, Any], dict[str, Column]]:
-    """Return the columns that were sent, and what was said of their types."""
+    """Return the columns that were sent; without a signature, what was said of their types."""
     inputs = _list(document.get("inputs"), "inputs")
     names = None if columns is None else [column.name for column in columns]
     tensors = {column.name: column for column in columns or () if column.shape}
@@ -182,36 +182,40 @@ def _v2(
     for position, tensor in enumerate(inputs):
         if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
             raise _bad(f"inputs[{position}] must be an object with name, shape, datatype, data.")
-        fields = cast("dict[str, Any]", tensor)
-        name, shape, flat = _tensor(fields)
-        datatype = DATATYPES.get(str(fields.get("datatype")))
-        if datatype is None:
-            known = ", ".join(sorted(DATATYPES))
-            raise _bad(
-                f"Input {name!r} has datatype {_shown(fields.get('datatype'))}, not {known}."
-            )
-        tensor_column = _tensor_column(name, shape, tensors, columns, len(inputs))
-        if tensor_column is not None and tensor_column.name not in sent:
-            sent[tensor_column.name] = _by_row(name, shape, flat, tensor_column)
-            types[tensor_column.name] = tensor_column._replace(datatype=datatype)
-            continue
-        width = 1
-        for size in shape[1:]:
-            width *= size
-        matrix = len(inputs) == 1 and len(shape) == 2 and name not in (names or ())
-        if matrix and (width > 1 or (names is not None and len(names) == 1)):
-            wanted = names or [str(index) for index in range(width)]
-            if width != len(wanted):
-                raise _bad(f"Input {name!r} has {width} columns, the model has {len(wanted)}.")
-            types.update({column: Column(column, datatype, optional=False) for column in wanted})
-            sent.update({column: flat[index::width] for index, column in enumerate(wanted)})
-        elif width != 1:
-            raise _bad(f"Input {name!r} has shape {_shown(shape)}; a column has [n] or [n, 1].")
-        elif name in sent:
-            raise _bad(f"Input {name!r} is there twice.")
+        name, shape, flat, datatype = _tensor(cast("dict[str, Any]", tensor))
+        takes = None
+        if tensors or columns is None:
+            takes = _tensor_column(name, shape, tensors, columns, len(inputs))
+        if takes is None:
+            found = _columns(name, shape, flat, names, alone=len(inputs) == 1)
         else:
-            sent[name], types[name] = flat, Column(name, datatype, optional=False)
+            found = {takes.name: _by_row(name, shape, flat, takes)}
+        for column, values in found.items():
+            if column in sent:
+                raise _bad(f"Input {name!r} is there twice.")
+            sent[column] = values
+            if columns is None:
+                known = takes or Column(column, "", optional=False)
+                types[column] = known._replace(datatype=datatype)
     return sent, types
+
+
+def _columns(
+    name: str, shape: list[int], flat: list[Any], names: list[str] | None, *, alone: bool
+) -> dict[str, Any]:
+    """Return the columns of an input that is a column, or the only matrix."""
+    width = 1
+    for size in shape[1:]:
+        width *= size
+    matrix = alone and len(shape) == 2 and name not in (names or ())
+    if matrix and (width > 1 or (names is not None and len(names) == 1)):
+        wanted = names or [str(index) for index in range(width)]
+        if width != len(wanted):
+            raise _bad(f"Input {name!r} has {width} columns, the model has {len(wanted)}.")
+        return {column: flat[index::width] for index, column in enumerate(wanted)}
+    if width != 1:
+        raise _bad(f"Input {name!r} has shape {_shown(shape)}; a column has [n] or [n, 1].")
+    return {name: flat}
 
 
 def _tensor_column(
@@ -247,7 +251,8 @@ def column_size(column: Column) -> int:
     return size
 
 
-def _tensor(fields: dict[str, Any]) -> tuple[str, list[int], list[Any]]:
+def _tensor(fields: dict[str, Any]) -> tuple[str, list[int], list[Any], str]:
+    """Return an input's name, shape, values laid flat, and datatype."""
     name, shape = str(fields["name"]), _list(fields.get("shape"), f"shape of {fields['name']!r}")
     if not shape or not all(type(n) is int and n >= 0 for n in shape):
         raise _bad(f"Input {name!r} has shape {_shown(shape)}; it must be [n] or [n, k].")
@@ -260,7 +265,11 @@ def _tensor(fields: dict[str, Any]) -> tuple[str, list[int], list[Any]]:
     if len(flat) != wanted:
         sentence = f"Input {name!r} has shape {_shown(shape)} but {len(flat)} values."
         raise RequestError(400, "PS553", sentence)
-    return name, shape, flat
+    datatype = DATATYPES.get(str(fields.get("datatype")))
+    if datatype is None:
+        known = ", ".join(sorted(DATATYPES))
+        raise _bad(f"Input {name!r} has datatype {_shown(fields.get('datatype'))}, not {known}.")
+    return name, shape, flat, datatype
 
 
 def _invocations(document: dict[str, Any], columns: tuple[Column, ...] | None) -> dict[str, Any]:

@@ -207,10 +207,14 @@ def lacks_module(file: str, module: str) -> LoadError:
 
 def lacks_class(file: str, error: AttributeError) -> LoadError:
     """Say that a class or a function that a pickle names is not there."""
-    found = re.search(r"attribute '([^']+)' on <module '([^']+)'", str(error))
-    if found is None:
+    later = re.search(r"attribute '([^']+)' on <module '([^']+)'", str(error))
+    first = re.search(r"module '([^']+)' has no attribute '([^']+)'", str(error))
+    if later is not None:  # of pickles of protocol 4 and later
+        name, module = later.groups()
+    elif first is not None:
+        module, name = first.groups()
+    else:
         return unreadable(file, "a pickle", error)
-    name, module = found.groups()
     if module == "__main__":
         return LoadError(
             "PS571",

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import shlex
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -15,6 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from penstock.domain import JSON, ROLLOUT_ENDED, RUN_ENDED, Role, Rollout, Verdict
 from penstock.errors import PenstockError, UsageError
+from penstock.inference.metadata import example_request
 from penstock.records import fleet, journal, rollouts, runs, tokens
 from penstock.web import charts, live, stages, views, words
 from penstock.web.access import caller_of, require
@@ -205,16 +208,11 @@ def _curl(control: Control, view: views.ModelView) -> str:
     address = f"{control.predict_url}/v2/models/{view.row.at.name}"
     serving = [d for d in view.deployments if d.role is Role.CHAMPION and d.signature]
     signature: JSON = serving[0].signature if serving else {"columns": ()}
-    columns = cast("Sequence[Mapping[str, str]]", signature["columns"])
-    if not columns or len(columns) > 12:
+    columns = cast("Sequence[JSON]", signature["columns"])
+    if not columns or len(columns) > 12 or any(column.get("shape") for column in columns):
         return f"curl {address}"
-    example = {"FP64": "0.0", "INT64": "0", "BOOL": "true", "BYTES": '"…"'}
-    inputs = ",".join(
-        f'{{"name":"{c["name"]}","shape":[1],"datatype":"{c["datatype"]}",'
-        f'"data":[{example.get(c["datatype"], "0")}]}}'
-        for c in columns
-    )
-    return f"curl {address}/infer -d '{{\"inputs\":[{inputs}]}}'"
+    body = json.dumps(example_request(signature), separators=(",", ":"), ensure_ascii=False)
+    return f"curl {address}/infer -d {shlex.quote(body)}"
 
 
 def _runs(router: APIRouter, draw: Pages) -> None:
