@@ -184,6 +184,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         predict_url=predict_url(settings),
         url=settings.address,
         limits=settings.limits,
+        adopt_allow=settings.adopt.allow,
         reached=_fail_point(home, os.environ),
         sources=Sources(home, settings.data.prefixes, int(settings.data.max_mb * 1e6)),
         build_threads=max(1, len(os.sched_getaffinity(0)) // settings.builds),

@@ -44,6 +44,9 @@ def run_command(project: Path, config: ModelConfig) -> Fact:
         PS034 to PS036 what the project declares cannot be used; PS037 the function is not there.
     """
     run = config.build.run
+    if config.build.adopt is not None:
+        overrule = "Set [build] adopt in penstock.toml."
+        return Fact("run", f"adopt {config.build.adopt}", "penstock.toml", overrule)
     if run is not None:
         if is_function(run):
             _require_function(project, run)

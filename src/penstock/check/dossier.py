@@ -28,12 +28,13 @@ _MEANING = {
 
 _QUESTIONS = {
     "smoke": "Does it work as every model must?",
+    "adopt": "May a model that was trained elsewhere come in?",
     "quality": "Is it good enough?",
     "fairness": "Are groups treated alike?",
     "explain": "What does it look at?",
     "speed": "Is it fast enough?",
 }
-_ORDER = ("quality", "fairness", "speed", "explain", "smoke")
+_ORDER = ("quality", "fairness", "speed", "explain", "smoke", "adopt")
 _FIRST_SENTENCE = {
     "better": "is better than {champion}, the version in use.",
     "not worse": "is not worse than {champion}, the version in use.",
@@ -353,6 +354,10 @@ _FAMILY_WORDS = {
     ),
     "speed": ("It is fast enough and fits in memory.", "It is over a limit of speed or memory"),
     "smoke": ("It works as every model must.", "It does not work as every model must"),
+    "adopt": (
+        "It was trained elsewhere, and holds nothing that no model needs.",
+        "It was trained elsewhere, and holds what no model needs",
+    ),
 }
 _REPORTED_WORDS = {
     "fairness": "Differences between groups were measured; no limit is set for them.",

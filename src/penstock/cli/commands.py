@@ -16,7 +16,17 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import deciding, experiments, looking, machine, project, secrets, trust, upkeep
+from penstock.cli import (
+    adopting,
+    deciding,
+    experiments,
+    looking,
+    machine,
+    project,
+    secrets,
+    trust,
+    upkeep,
+)
 from penstock.cli.session import Session
 
 app = typer.Typer(
@@ -63,7 +73,7 @@ def root(  # noqa: PLR0913  the global options
     )
 
 
-for module in (project, looking, experiments, deciding, trust, machine, upkeep):
+for module in (project, adopting, looking, experiments, deciding, trust, machine, upkeep):
     for command in module.COMMANDS:
         app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(machine.audit, name="audit")

@@ -129,6 +129,9 @@ class Build(Block):
     """The command that trains, for a shell, or ``module:function``; detected."""
     model: ProjectPath | None = None
     """Path or glob of what the command writes; detected in model/, models/, artifacts/, root."""
+    adopt: ProjectPath | None = None
+    """A model that was trained elsewhere, a file or folder: nothing is trained, the gate
+    checks it."""
     predict: PythonFile | None = None
     """A file with `load(folder)` and `predict(model, frame)`, for unusual models."""
     env: dict[Variable, str] = Field(default_factory=dict)
@@ -140,6 +143,16 @@ class Build(Block):
     """What the command may use with all its processes; as much as the operator allows."""
     network: bool = False
     """Whether training may use the network."""
+
+    @model_validator(mode="after")
+    def _adopted_or_trained(self) -> Self:
+        refuse(
+            clash(f"a model that is adopted is not trained, and {key} is set.",
+                  f"Take {key} or adopt out.", "adopt")
+            for key in ("run", "model")
+            if self.adopt is not None and getattr(self, key) is not None
+        )  # fmt: skip
+        return self
 
 
 class Environment(Block):

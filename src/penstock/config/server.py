@@ -103,6 +103,23 @@ class SupplySettings(Block):
     """ask: a copyleft or unknown licence is a point for a person's judgement."""
 
 
+class AdoptSettings(Block):
+    """What the gate for models that were trained elsewhere lets in besides its own list."""
+
+    allow: dict[str, Several[str]] = Field(default_factory=dict)
+    """Names by model: { "credit-default" = ["company.models.Scaler"] }."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        refuse(
+            wrong(f'"{name}" is no name of a class.', "Write module.Class.", "allow", model, n)
+            for model, names in self.allow.items()
+            for n, name in enumerate(names)
+            if not all(part.isidentifier() for part in name.split(".")) or "." not in name
+        )
+        return self
+
+
 class ServerSettings(Block):
     """What `penstock serve` does."""
 
@@ -123,6 +140,7 @@ class ServerSettings(Block):
     approval: ApprovalSettings = ApprovalSettings()
     data: DataSettings = DataSettings()
     supply: SupplySettings = SupplySettings()
+    adopt: AdoptSettings = AdoptSettings()
 
     @property
     def address(self) -> str:

@@ -105,6 +105,7 @@ def _origin(work: Work, plan: Plan, prepared: JSON, found: Seal) -> Origin:
         evaluation=evaluation,
         sandbox=str(prepared["sandbox"]),
         network=config.build.network,
+        adopted=config.build.adopt is not None,
         variables=sorted(train.training_command(plan).env),
         builder=work.tools.url,
         release=__version__,

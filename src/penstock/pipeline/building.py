@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from penstock.build import dependency_files, imports, pack, train
+from penstock.build import adopt, dependency_files, imports, pack, train
 from penstock.build.checkout import checkout, last_change
 from penstock.build.detect import detect
 from penstock.build.facts import Fact
@@ -26,6 +26,7 @@ from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
 from penstock.pipeline import (
+    adopting,
     attesting,
     capturing,
     checking,
@@ -75,6 +76,11 @@ async def trained(work: Work) -> JSON:
     # Three durable parts of one noted step: the command must be one that can be killed.
     prepared = await work.durable("train: prepare", lambda: _noted(work, lambda: prepare(work)))
     plan = plan_of(work, prepared)
+    if plan.config.build.adopt is not None:
+        await work.durable(
+            "train: adopt", lambda: _noted(work, lambda: take_in(work, plan), ends=True)
+        )
+        return cast("JSON", prepared)
 
     def start() -> tuple[list[str], dict[str, str]]:
         return work.tools.sandbox.argv(train.training_command(plan))
@@ -256,6 +262,15 @@ def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
     surroundings.keep_golden(work, plan.checkout, built.path)
     stage(work, plan, built)
     return {"reason": f"{built.format} model, {len(built.files)} file(s)"}
+
+
+def take_in(work: Work, plan: Plan) -> JSON:
+    """Take a model that was trained elsewhere, if the gate lets it in; stage its folder."""
+    gathering.store_inputs(work)
+    built, told = adopting.let_in(work, plan)
+    stage(work, plan, built)
+    adopt.require_unchanged(work.folder / "version", told)
+    return {"reason": f"{built.format} model, adopted, {len(built.files)} file(s)"}
 
 
 def stage(work: Work, plan: Plan, built: Built) -> None:

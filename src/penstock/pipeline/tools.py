@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,6 +60,8 @@ class Tools:
     """Where data of projects is read."""
     build_threads: int = 1
     """That the libraries of one build may use: the processors, shared by concurrent builds."""
+    adopt_allow: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """By model, names that the operator lets adopted models contain besides the gate's list."""
 
     def redact(self, text: str) -> str:
         """Return a text that is written down without the value of any secret in it."""
