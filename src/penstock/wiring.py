@@ -146,7 +146,9 @@ def workers(home: Path, settings: ServerSettings) -> Workers:
     from penstock.pipeline.workers import Workers
 
     held = sandbox(home, settings)
-    return Workers(held, UvEnvironments(home, held), settings.limits.worker_memory_mb)
+    allowed = settings.environment.source_builds
+    environments = UvEnvironments(home, held, source_builds=allowed)
+    return Workers(held, environments, settings.limits.worker_memory_mb)
 
 
 def upkeep(home: Path, settings: ServerSettings, records: Database) -> Upkeep:

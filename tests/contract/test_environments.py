@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -586,3 +588,88 @@ def test_a_python_that_is_only_wished_is_replaced_by_the_nearest_and_said(
     locked(environments, project)
 
     assert "WARNING Pipfile wishes Python 3.2; installed here: 3." in log.read_text()
+
+
+# ---- from source, and room on the disk -----------------------------------------------------
+
+TRIES = """
+import socket
+try:
+    socket.create_connection(("127.0.0.1", PORT), timeout=2)
+except OSError:
+    pass
+else:
+    raise SystemExit("the build reached the network")
+"""
+
+
+@pytest.fixture(scope="session")
+def setuptools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels that a build asks for, from the index."""
+    folder = tmp_path_factory.mktemp("setuptools")
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(folder)]
+    if importlib.util.find_spec("pip") is None:
+        argv[:3] = ["pip", "download"]
+    subprocess.run([*argv, "setuptools==80.9.0", "wheel==0.45.1"], check=True)
+    return folder
+
+
+def test_an_allowed_package_is_built_without_network_and_stays_the_same(
+    home: Path, wheels: Path, project: Path, log: Path, setuptools: Path
+) -> None:
+    for wheel in setuptools.iterdir():
+        shutil.copy(wheel, wheels)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        tries = TRIES.replace("PORT", str(listener.getsockname()[1]))
+        make_sdist(wheels, "demo-gamma", "1.0", setup=tries)
+        make_sdist(wheels, "demo-gamma", "2.0", setup="raise SystemExit('not the one')")
+        make_wheel(wheels, "demo-delta", "1.0", requires=["demo-gamma<2", "demo-beta"])
+        (project / "requirements.txt").write_text("demo-delta\n")
+        index = ("--no-index", "--find-links", str(wheels))
+        environments = UvEnvironments(
+            home, LocalSandbox(home), index=index, source_builds=["Demo_Gamma"]
+        )
+
+        first, lock = locked(environments, project)
+        python = environments.ready(lock, log=log)
+        second, _ = locked(environments, project)
+
+    assert pinned(lock) == ["demo-beta==2.0", "demo-delta==1.0", "demo-gamma==1.0"]
+    assert first == second
+    assert log.read_text().count("$ uv build") == 1
+    assert list(python.parent.parent.rglob("demo_gamma.py"))
+
+
+def test_a_build_that_fails_is_told_with_its_own_last_lines(
+    home: Path, wheels: Path, project: Path, setuptools: Path
+) -> None:
+    for wheel in setuptools.iterdir():
+        shutil.copy(wheel, wheels)
+    make_sdist(wheels, "demo-gamma", "1.0", setup="raise SystemExit('no compiler here')")
+    (project / "requirements.txt").write_text("demo-gamma\n")
+    index = ("--no-index", "--find-links", str(wheels))
+    environments = UvEnvironments(
+        home, LocalSandbox(home), index=index, source_builds=["demo-gamma"]
+    )
+
+    with pytest.raises(StoppedError, match="PS264") as caught:
+        locked(environments, project)
+
+    assert "no compiler here" in caught.value.what
+    assert not list((home / "wheels").glob("*.whl"))
+
+
+def test_an_environment_that_cannot_fit_is_refused_before_it_is_written(
+    home: Path, wheels: Path, project: Path, log: Path
+) -> None:
+    (project / "requirements.txt").write_text("demo-alpha\n")
+
+    with served(wheels, UPLOADED) as index:
+        environments = UvEnvironments(
+            home, LocalSandbox(home), index=("--default-index", index), free=lambda _: 100
+        )
+        _, lock = locked(environments, project)
+        with pytest.raises(UnreachableError, match=r"PS261 .*2 packages.* are missing"):
+            environments.ready(lock, log=log)
+
+    assert "pip sync" not in log.read_text()

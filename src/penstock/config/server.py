@@ -46,6 +46,13 @@ class LimitSettings(Block):
     """What is kept of a build's output: its head and its last lines."""
 
 
+class EnvironmentSettings(Block):
+    """What may run while an environment is made."""
+
+    source_builds: Several[str] = ()
+    """Packages without a wheel that may be built from source, in the sandbox, without network."""
+
+
 class NotifySettings(Block):
     """Who is told, besides the log."""
 
@@ -136,6 +143,7 @@ class ServerSettings(Block):
     """Builds at the same time."""
     sandbox: SandboxSettings = SandboxSettings()
     limits: LimitSettings = LimitSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
     notify: NotifySettings = NotifySettings()
     approval: ApprovalSettings = ApprovalSettings()
     data: DataSettings = DataSettings()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uv
 
-from penstock.adapters.uv_environments.interpreters import Interpreter
+from penstock.adapters.uv_environments.interpreters import Interpreter, outside
 from penstock.errors import NotFoundError, StoppedError, UnreachableError
 from penstock.ports import Command, Sandbox, Use
 
@@ -72,13 +72,13 @@ class Uv:
 
     def tried(self, call: Call, interpreter: Interpreter, log: Path) -> tuple[int, str, str]:
         """Run it and return its exit code, its output, and what it said."""
-        program = _uv()
+        program = uv_program()
         self.cache.mkdir(parents=True, exist_ok=True)
         operator = operators_settings()
         command = Command(
             argv=[str(program), *call.argv, "--no-config", "--no-progress", "--color", "never"],
             cwd=call.cwd,
-            read=[program, *_outside(interpreter.folder), *self._places(operator), *call.read],
+            read=[program, *outside(interpreter.folder), *self._places(operator), *call.read],
             write=[self.cache, *call.write],
             env={
                 **operator,
@@ -158,6 +158,20 @@ def without_wheel(errors: str) -> str | None:
     return (found[1] or found[2]) if found else None
 
 
+def bounds_of(package: str, errors: str) -> str:
+    """Return the versions of a package without wheel that uv would have taken.
+
+    Examples
+    --------
+    >>> bounds_of("a", "Because a>=4.9,<=4.9.3 has no usable wheels and b depends on a==4.9.*")
+    '==4.9.*,>=4.9,<=4.9.3'
+    """
+    text, name = " ".join(errors.split()), rf"(?<![\w.-]){re.escape(package)}"
+    found = re.findall(rf"depends on {name}([<>=!~][^ ]*)", text)[-1:]
+    found += re.findall(rf"{name}([<>=!~][^ ]*) has no usable wheels", text)[:1]
+    return ",".join(found)
+
+
 def reason_of(errors: str) -> str:
     """Give uv's own reason as one paragraph, without its drawing."""
     lines = [re.sub(r"^[\s×│╰─▶├]+|^error:\s*", "", line) for line in errors.splitlines()]
@@ -172,11 +186,8 @@ def note(log: Path, text: str) -> None:
         file.write(text.rstrip("\n") + "\n")
 
 
-def _outside(folder: Path) -> list[Path]:
-    return [] if folder.is_relative_to("/usr") else [folder]
-
-
-def _uv() -> Path:
+def uv_program() -> Path:
+    """Return uv itself; NotFoundError where it is not installed."""
     try:
         return Path(uv.find_uv_bin())
     except FileNotFoundError:

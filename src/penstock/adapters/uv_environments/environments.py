@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +27,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from penstock.adapters.uv_environments import origins
-from penstock.adapters.uv_environments.calls import Call, Uv, note, reason_of
+from penstock.adapters.uv_environments.calls import (
+    Call,
+    Uv,
+    bounds_of,
+    failure,
+    note,
+    reason_of,
+    without_wheel,
+)
 from penstock.adapters.uv_environments.interpreters import (
     Interpreter,
     Interpreters,
@@ -41,8 +49,13 @@ from penstock.adapters.uv_environments.locks import (
     narrowed,
     pins,
 )
+from penstock.adapters.uv_environments.sizes import require_room
+from penstock.adapters.uv_environments.source_builds import SourceBuilds
 from penstock.errors import NotFoundError, StoppedError
 from penstock.ports import AsOf, MadeEnvironment, Requirements, Sandbox
+
+_MOST_BUILDS = 20
+"""Packages that one project may have built from source, one after another."""
 
 
 class UvEnvironments:
@@ -61,6 +74,10 @@ class UvEnvironments:
     index
         uv's own options that name package indexes, such as ``("--no-index", "--find-links",
         "/srv/wheels")``: from the operator, never from a push.
+    source_builds
+        Names of packages that may be built from source, in the sandbox.
+    free
+        Gives the bytes that are free where a path lies.
     """
 
     def __init__(
@@ -70,12 +87,17 @@ class UvEnvironments:
         python: Path | None = None,
         *,
         index: Sequence[str] = (),
+        source_builds: Sequence[str] = (),
+        free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
     ) -> None:
         self._envs = home / "envs"
         self._index = tuple(index)
         cache = Path(os.environ.get("UV_CACHE_DIR") or home / "cache" / "uv").resolve()
         self._uv = Uv(sandbox, cache, self._index)
         self._pythons = Interpreters(python or default_python(), home)
+        allowed = frozenset(canonicalize_name(name) for name in source_builds)
+        self._builds = SourceBuilds(self._uv, home / "wheels", allowed)
+        self._free = free
 
     def lock(
         self,
@@ -97,7 +119,7 @@ class UvEnvironments:
             work = Path(name).resolve()
             text, when = self._resolved(wanted, work, interpreter, log, as_of)
             draft = work / NAME
-            text = narrowed(text, wanted.hashes, wanted.file)
+            text = narrowed(text, self._builds.known(wanted.hashes), wanted.file)
             draft.write_text(f"# python {interpreter.version}\n{text}", encoding="utf-8")
             draft.replace(out)
         digest = lock_digest(out)
@@ -242,13 +264,17 @@ class UvEnvironments:
         with tempfile.TemporaryDirectory(prefix=".sync-", dir=self._envs) as name:
             work = Path(name).resolve()
             (work / NAME).write_text(lock, encoding="utf-8")
+            options = [*self._index, *self._builds.options()]
+            room = Call(options, work, self._builds.places(), [work])
+            require_room(self._uv, room, interpreter, log, self._free)
             argv = [
-                *("pip", "sync", "--require-hashes", "--no-build", *self._index),
+                *("pip", "sync", "--require-hashes", "--no-build", *options),
                 *("--python", str(folder / "bin" / "python"), NAME),
             ]
             # A worker cannot write into its environment: without bytecode each start compiles.
             env = {"UV_COMPILE_BYTECODE": "1", "UV_LINK_MODE": "copy"}
-            call = Call(argv, work, read=[work], write=[folder], env=env)
+            read = [work, *self._builds.places()]
+            call = Call(argv, work, read=read, write=[folder], env=env)
             self._uv.run(call, interpreter, log)
 
     def _export(self, project: Path, interpreter: Interpreter, log: Path) -> str:
@@ -277,6 +303,7 @@ class UvEnvironments:
         argv = [
             *("pip", "compile", "--generate-hashes", "--no-header", "--no-annotate"),
             *("--no-build", "--python", str(interpreter.path), *self._index),
+            *("--output-file", "resolved.txt", "requirements.in"),
         ]
         if as_of is not None:
             argv += ["--exclude-newer", _stamp(as_of.files)]
@@ -291,11 +318,20 @@ class UvEnvironments:
                 (work / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
                 argv += [option, name]
         (work / "requirements.in").write_text("\n".join(wanted.lines) + "\n", encoding="utf-8")
-        call = Call(
-            [*argv, "requirements.in", "--output-file", "resolved.txt"], work, write=[work]
-        )
-        self._uv.run(call, interpreter, log, file=wanted.file)
-        return (work / "resolved.txt").read_text(encoding="utf-8")
+        before = as_of.files if as_of is not None else None
+        built = 0
+        while True:
+            call = Call([*argv, *self._builds.options()], work, self._builds.places(), [work])
+            code, _, errors = self._uv.tried(call, interpreter, log)
+            if not code:
+                return (work / "resolved.txt").read_text(encoding="utf-8")
+            built += 1
+            lacking = without_wheel(errors) if built <= _MOST_BUILDS else None
+            missing = Requirement(f"{lacking}{bounds_of(lacking, errors)}") if lacking else None
+            if missing is None or not self._builds.build(
+                missing, wanted, interpreter, log, before
+            ):
+                raise failure(errors, wanted.file, interpreter)
 
 
 def wheels_since(minor: str) -> datetime:

@@ -155,6 +155,11 @@ def _distance(one: Interpreter, wish: str) -> int:
     return abs(int(one.minor.split(".")[1]) - int(named[1])) if named else 0
 
 
+def outside(folder: Path) -> list[Path]:
+    """Return a folder that a sandbox does not show by itself; nothing for one below /usr."""
+    return [] if folder.is_relative_to("/usr") else [folder]
+
+
 def default_python() -> Path:
     """Return this program's Python; the system's where a sandboxed user could not see that."""
     own = Path(sys.base_prefix)
