@@ -52,7 +52,7 @@ def test_a_version_has_the_list_of_what_training_could_read(tmp_path: Path) -> N
         report = json.loads((server.home / "runs/1/reports/inputs.json").read_text())
 
     files = {one.pop("path"): one for one in report["files"]}
-    assert set(files) == {"data/train.csv", "data/unused.csv"}
+    assert set(files) == {"data/train.csv", "data/unused.csv", "train.csv"}
     assert files["data/train.csv"]["sha256"] == digest
     assert files["data/train.csv"]["source"] == "data"
     assert files["data/train.csv"]["uri"] == f"{tmp_path}/train.csv"

@@ -50,7 +50,7 @@ def gate(name: str, results: Sequence[CheckResult], *, risk: str) -> CheckResult
 
 
 def decides(result: CheckResult) -> bool:
-    """Say whether a gate asks this check; a project's report (``gate = false``) is only shown."""
+    """Say whether a gate asks this check; a report (``gate`` is false) is only shown."""
     return result.evidence.get("gate") is not False
 
 
