@@ -132,7 +132,7 @@ steps = [5, 50]
         "roc_auc >= 0.8; log_loss <= 0.4; roc_auc not worse than @champion by more than 0.01"
         " undecided stops"
     )
-    assert found["fairness"] == "demographic_parity_difference <= 0.1"
+    assert found["fairness"] == "difference between groups <= 0.1"
     assert found["speed"] == "p95 <= 25 ms"
     assert found["approve"] == "2 people; closes after 14 d"
     assert found["canary"] == "5, 50 %, per request"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import fairlearn.metrics as fm
@@ -10,17 +11,16 @@ from numpy.typing import NDArray
 
 from penstock.check.answers import Answers
 from penstock.check.evaluation import Evaluation
-from penstock.check.fairness import (
-    FairnessReport,
-    fairness,
-    four_fifths,
-    group_names,
-    rate_ratio,
-    wilson,
-)
+from penstock.check.fairness.gaps import four_fifths, rate_ratio
+from penstock.check.fairness.groups import grouping
+from penstock.check.fairness.rates import wilson
+from penstock.check.fairness.report import FairnessReport, fairness
+from penstock.config import Fairness
 from penstock.domain import Verdict
+from penstock.errors import StoppedError
 
 CLASSES = ("no", "yes")
+TENTH = Fairness(max=0.1)
 
 
 def evaluation(labels: NDArray[Any], **sensitive: Any) -> Evaluation:
@@ -46,7 +46,7 @@ def judged(
     *sizes: tuple[str, int, float], maximum: float | None = 0.1, seed: int = 0
 ) -> FairnessReport:
     found, labels, answers = people(*sizes, seed=seed)
-    return fairness(found, labels, answers, task="classification", maximum=maximum)
+    return fairness(found, labels, answers, task="classification", settings=Fairness(max=maximum))
 
 
 def test_values_are_fairlearns() -> None:
@@ -55,7 +55,7 @@ def test_values_are_fairlearns() -> None:
     group = found.sensitive.column("sex").to_pylist()
 
     report = fairness(found, labels, answers, task="classification")
-    differences = report.groups["columns"][0]["differences"]
+    differences = report.report["columns"][0]["differences"]
     ratio = report.results[1].evidence["value"]
 
     parity = fm.demographic_parity_difference(truth, said, sensitive_features=group)
@@ -111,7 +111,7 @@ def test_a_report_asks_no_question_that_passed_would_answer_with_yes() -> None:
 
 def test_a_small_group_is_listed_and_not_judged() -> None:
     report = judged(("a", 500, 0.5), ("b", 500, 0.5), ("tiny", 99, 1.0))
-    groups = {one["group"]: one for one in report.groups["columns"][0]["groups"]}
+    groups = {one["group"]: one for one in report.report["columns"][0]["groups"]}
 
     assert report.results[0].verdict is not Verdict.FAILED
     assert report.results[0].evidence["value"] == pytest.approx(0)
@@ -127,7 +127,7 @@ def test_a_group_with_few_positives_is_not_judged() -> None:
     of_b = np.array(found.sensitive.column("sex").to_pylist()) == "b"
     labels[of_b] = "no"
 
-    result = fairness(found, labels, answers, task="classification", maximum=0.1).results[0]
+    result = fairness(found, labels, answers, task="classification", settings=TENTH).results[0]
 
     assert result.verdict is Verdict.UNDECIDED
     assert result.evidence["not_judged"] == ["b"]
@@ -148,9 +148,13 @@ def test_equalized_odds_sees_errors_that_parity_does_not() -> None:
     answers = Answers(said, None, CLASSES, "yes")
     found = evaluation(labels, sex=group)
 
-    def verdict(metric: str) -> Verdict:
+    def verdict(metric: Any) -> Verdict:
         report = fairness(
-            found, labels, answers, task="classification", metric=metric, maximum=0.1
+            found,
+            labels,
+            answers,
+            task="classification",
+            settings=Fairness(metric=metric, max=0.1),
         )
         return report.results[0].verdict
 
@@ -165,7 +169,7 @@ def test_labels_and_answers_may_spell_a_class_differently() -> None:
     as_text = fairness(found, labels, answers, task="classification").results[0]
     as_numbers = fairness(found, labels == "yes", numbers, task="classification").results[0]
 
-    assert as_numbers.evidence["groups"] == as_text.evidence["groups"]
+    assert as_numbers.evidence["value"] == as_text.evidence["value"]
 
 
 def test_more_than_two_classes_compare_how_often_a_group_is_answered_rightly() -> None:
@@ -175,7 +179,11 @@ def test_more_than_two_classes_compare_how_often_a_group_is_answered_rightly() -
     answers = Answers(np.where(wrong, (labels + 1) % 3, labels), None, (0, 1, 2))
 
     report = fairness(
-        evaluation(labels, sex=group), labels, answers, task="classification", maximum=0.1
+        evaluation(labels, sex=group),
+        labels,
+        answers,
+        task="classification",
+        settings=TENTH,
     )
 
     assert [result.check for result in report.results] == ["fairness.accuracy.sex"]
@@ -191,7 +199,11 @@ def test_regression_compares_mean_errors(shift: float, verdict: Verdict) -> None
     answers = Answers(labels + random.normal(size=600) + shift * (group == 2))
 
     report = fairness(
-        evaluation(labels, sex=group), labels, answers, task="regression", maximum=1.0
+        evaluation(labels, sex=group),
+        labels,
+        answers,
+        task="regression",
+        settings=Fairness(max=1.0),
     )
 
     assert [result.check for result in report.results] == ["fairness.mean_error.sex"]
@@ -199,33 +211,72 @@ def test_regression_compares_mean_errors(shift: float, verdict: Verdict) -> None
     assert report.results[0].evidence["value"] == pytest.approx(shift, abs=0.4)
 
 
-def test_many_numbers_become_quartiles_and_null_a_group_of_its_own() -> None:
-    ages = [None, *range(18, 98)]
-
-    names = group_names(pa.chunked_array([ages]))
-
-    assert sorted(set(names.tolist())) == [
-        "18 to 37",
-        "38 to 57",
-        "58 to 77",
-        "78 to 97",
-        "missing",
-    ]
-    assert names[0] == "missing"
+def ages(*values: Any, bands: tuple[float, ...] = ()) -> tuple[tuple[str, ...], list[str]]:
+    found = grouping("age", pa.chunked_array([list(values)]), bands)
+    return found.names, [found.names[code] for code in found.codes]
 
 
-@pytest.mark.parametrize("values", [[1, 2, 3] * 4, ["f", "m"] * 6, [True, False] * 6])
-def test_few_values_are_groups_as_they_are(values: list[Any]) -> None:
-    names = group_names(pa.chunked_array([values]))
+def test_ages_become_bands_at_round_numbers_and_null_a_group_of_its_own() -> None:
+    names, of = ages(None, *(17 + n % 60 for n in range(6000)))
 
-    assert names.tolist() == [str(value) for value in values]
+    assert names[:3] == ("under 20", "20 to 29", "30 to 39")
+    assert names[-2:] == ("70 and over", "missing")
+    assert of[0] == "missing"
+    assert of[1:5] == ["under 20"] * 3 + ["20 to 29"]
 
 
-def test_quartiles_of_a_heap_on_one_value_do_not_overlap() -> None:
-    names = group_names(pa.chunked_array([[0.0] * 80 + [float(one) for one in range(20)]]))
+def test_bands_at_the_ends_are_joined_where_few_rows_lie() -> None:
+    names, of = ages(*([30] * 300 + [45] * 300 + [51] * 300), *range(18, 28), *range(70, 76))
 
-    assert set(names[:80]) == {"0 to 0"}
-    assert len(set(names.tolist())) >= 2
+    assert min(of.count(name) for name in names) >= 100
+    assert names[0].startswith("under ")
+    assert names[-1].endswith(" and over")
+
+
+def test_bands_that_the_project_sets_are_its_own() -> None:
+    names, of = ages(17.5, 18, 64, 65, *range(20, 40), bands=(18, 65))
+
+    assert names == ("under 18", "18 to under 65", "65 and over")
+    assert of[:4] == ["under 18", "18 to under 65", "18 to under 65", "65 and over"]
+
+
+def test_bands_for_a_column_without_numbers_are_refused() -> None:
+    with pytest.raises(StoppedError, match="holds no numbers") as caught:
+        ages("f", "m", bands=(18,))
+
+    assert caught.value.code == "PS351"
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([1, 2, 3, 10], ("1", "2", "3", "10")),
+        ([1.0, 2.5, math.nan], ("1", "2.5", "missing")),
+        (["m", "f"], ("f", "m")),
+        ([True, False], ("False", "True")),
+        ([["b", "a"], ["a"], ["a", "b"], []], ("a", "a and b", "none")),
+        (["missing", None], ("missing", "no value")),
+        ([None, None], ("missing",)),
+    ],
+)
+def test_few_values_are_groups_as_they_are(values: list[Any], names: tuple[str, ...]) -> None:
+    assert ages(*values)[0] == names
+
+
+def test_a_heap_on_one_value_and_a_long_tail_still_make_groups() -> None:
+    names, of = ages(*([0.0] * 800), *(float(one) for one in range(200)))
+
+    assert len(names) >= 2
+    assert sum(of.count(name) for name in names) == 1000
+
+
+def test_of_very_many_groups_the_largest_are_kept_and_the_rest_is_counted() -> None:
+    found = grouping("zip", pa.chunked_array([["big"] * 200 + [f"z{n}" for n in range(500)]]))
+
+    assert len(found.names) == 50
+    assert found.beyond == 451
+    assert found.counts[found.names.index("big")] == 200
+    assert int((found.codes == -1).sum()) == 451
 
 
 def test_wilsons_interval_stays_within_zero_and_one() -> None:
@@ -270,7 +321,9 @@ def test_equal_groups_are_rarely_called_unfair() -> None:
     for _ in range(40):
         said = np.where(random.random(900) < 0.5, "yes", "no").astype(object)
         answers = Answers(said, None, CLASSES, "yes")
-        report = fairness(found, labels, answers, task="classification", maximum=0.0)
+        report = fairness(
+            found, labels, answers, task="classification", settings=Fairness(max=0.0)
+        )
         failed += report.results[0].verdict is Verdict.FAILED
 
     assert failed <= 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +75,8 @@ def _build(config: ModelConfig, detected: Detected) -> list[PlannedStep]:
     evaluate = config.evaluate
     if evaluate is None or not evaluate.sensitive:
         fairness, gate = "off", "[evaluate] sensitive is not set"
-    elif config.fairness.max is None:
-        fairness, gate = f"report on {', '.join(evaluate.sensitive)}", "no gate: max is not set"
     else:
-        gate = ""
-        fairness = f"{config.fairness.metric} <= {config.fairness.max:g}"
+        fairness, gate = _fairness(config, evaluate.sensitive)
     return [
         PlannedStep("build", "train", train, f"environment from {packages}{fetched}"),
         PlannedStep("build", "store", "model, code, lock and data by digest"),
@@ -87,6 +84,19 @@ def _build(config: ModelConfig, detected: Detected) -> list[PlannedStep]:
         PlannedStep("build", "fairness", fairness, gate),
         PlannedStep("build", "explain", _explain(config)),
     ]
+
+
+def _fairness(config: ModelConfig, sensitive: Sequence[str]) -> tuple[str, str]:
+    asked = config.fairness
+    words = (asked.metric or "difference between groups").replace("_", " ")
+    told = [f"{words} <= {asked.max:g}"] if asked.max is not None else []
+    if asked.min_ratio is not None:
+        told.append(f"ratio >= {asked.min_ratio:g}")
+    if asked.limits:
+        told.append(f"own limits for {', '.join(asked.limits)}")
+    if not told:
+        return f"report on {', '.join(sensitive)}", "no gate: max is not set"
+    return ", ".join(told), ""
 
 
 def _explain(config: ModelConfig) -> str:

@@ -108,7 +108,7 @@ def dossier(
     card
         Text of CARD.md, or empty.
     groups
-        `fairness.FairnessReport.groups`.
+        The report of `fairness.report.fairness`; what stands in the dossier is its gist.
     importance
         The report of `explanation.report.explain`; what stands in the dossier is its gist.
 
@@ -140,7 +140,7 @@ def dossier(
             {"check": result.check, "question": _question(result), "why": result.summary}
             for result in points
         ],
-        "groups": groups,
+        "groups": _groups(groups),
         "importance": _importance(importance),
         "identity": _identity(subject),
     }
@@ -379,6 +379,27 @@ def _family_sentence(results: Sequence[CheckResult], words: tuple[str, str]) -> 
     return passed
 
 
+def _groups(report: JSON | None) -> JSON | None:
+    """Keep the columns that have a result of their own, and the sentences."""
+    if report is None:
+        return None
+    changed = cast("JSON | None", report.get("change"))
+    left_out = {"bins", "positives"}
+    columns = [
+        {
+            **{key: column.get(key) for key in ("column", "measure", "limit", "text")},
+            "groups": [
+                {key: value for key, value in group.items() if key not in left_out}
+                for group in cast("Sequence[JSON]", column["groups"])
+            ],
+            "differences": column.get("differences"),
+        }
+        for column in cast("Sequence[JSON]", report["columns"])
+        if column.get("held", True)
+    ]
+    return {"columns": columns, "changed": None if changed is None else changed["text"]}
+
+
 def _importance(report: JSON | None) -> JSON | None:
     if report is None:
         return None
@@ -419,6 +440,7 @@ def _groups_markdown(groups: JSON | None) -> list[str]:
         members = cast("Sequence[JSON]", column["groups"])
         shown = [name for name in _RATES if any(name in group for group in members)]
         lines += ["", f"## Groups by {column['column']}", ""]
+        lines += [f"{column['text']}\n"] if column.get("text") else []
         titles = [_RATES[name] for name in shown]
         lines += [f"| group | rows | {' | '.join(titles)} |", "|---|---|" + "---|" * len(shown)]
         for group in members:
@@ -426,7 +448,8 @@ def _groups_markdown(groups: JSON | None) -> list[str]:
             few = "" if group["judged"] else " (too few to judge)"
             row = [f"{group['group']}{few}", group["rows"], *cells]
             lines.append("| " + " | ".join(_cell(cell) for cell in row) + " |")
-    return lines
+    changed = (groups or {}).get("changed")
+    return [*lines, "", str(changed)] if changed else lines
 
 
 _RATES = {

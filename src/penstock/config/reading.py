@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -82,9 +82,8 @@ def _across_blocks(document: Mapping[str, Any]) -> Iterator[Broken]:
         for block, key in (("quality", "limits"), ("quality", "slices"), ("fairness", "max")):
             if key in _table(document, block):
                 yield clash("there is no [evaluate] to measure it on.", add, block, key)
-    elif "max" in _table(document, "fairness") and not evaluate.get("sensitive"):
-        fix = 'Add sensitive = ["…"] to [evaluate].'
-        yield clash("[evaluate] names no sensitive column.", fix, "fairness", "max")
+    else:
+        yield from _fairness(_table(document, "fairness"), _list(evaluate.get("sensitive")))
     if evaluate.get("positive") is not None and _table(document, "model").get("task") == (
         "regression"
     ):
@@ -113,6 +112,27 @@ def _training(evaluate: Mapping[str, Any]) -> Iterator[Broken]:
         fix = "Keep rows away from training, and name the two files."
         reason = f'"{evaluate["data"]}" is the evaluation data too.'
         yield clash(reason, fix, "evaluate", "training")
+
+
+def _fairness(block: Mapping[str, Any], sensitive: Sequence[Any]) -> Iterator[Broken]:
+    """Find limits on columns that are not sensitive."""
+    limits = [key for key in ("max", "min_ratio") if key in block]
+    if limits and not sensitive:
+        fix = 'Add sensitive = ["…"] to [evaluate].'
+        yield clash("[evaluate] names no sensitive column.", fix, "fairness", limits[0])
+    named: list[tuple[Any, tuple[str | int, ...]]] = [
+        (column, (key, column)) for key in ("limits", "bands") for column in _table(block, key)
+    ]
+    crossed = block.get("intersections")
+    for number, columns in enumerate(
+        cast("list[object]", crossed) if isinstance(crossed, list) else []
+    ):
+        named += [(column, ("intersections", number)) for column in _list(columns)]
+    for column, where in named:
+        if column not in sensitive:
+            fix = f'Add "{column}" to [evaluate] sensitive, or take it out here.'
+            reason = f'"{column}" is no sensitive column of [evaluate].'
+            yield clash(reason, fix, "fairness", *where)
 
 
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

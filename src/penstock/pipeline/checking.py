@@ -15,16 +15,15 @@ from typing import Any, cast
 import pyarrow as pa
 
 from penstock.build import provenance
-from penstock.check import fairness as fair
 from penstock.check import parity, quality, sanity, smoke, supply
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation
-from penstock.config import ModelConfig, server_settings
+from penstock.config import server_settings
 from penstock.domain import JSON, CheckResult, Verdict, Version
 from penstock.errors import PenstockError, StoppedError
 from penstock.inference.asking import Worker
 from penstock.monitor.period import reference
-from penstock.pipeline import explaining, surroundings
+from penstock.pipeline import explaining, fairness, surroundings
 from penstock.pipeline.surroundings import Champion
 from penstock.pipeline.tools import (
     Work,
@@ -66,7 +65,7 @@ def checks(work: Work) -> JSON:
     with work.tools.workers.started(folder, version.lock_digest, socket) as worker:
         asked = _Asked(version, version.signature, folder, socket, worker, evaluation)
         if _check(work, asked, loads):
-            _fairness(work, config, evaluation)
+            fairness.fairness(work, evaluation)
             explaining.explain(work, asked.ask, evaluation, folder)
     shutil.rmtree(socket.parent, ignore_errors=True)
     return {}
@@ -206,25 +205,3 @@ def _supply(work: Work, asked: _Asked, champion: Champion | None) -> list[CheckR
         pins,
         supply.licences(packages, asks=settings.supply.licences == "ask"),
     ]
-
-
-def _fairness(work: Work, config: ModelConfig, evaluation: Evaluation) -> None:
-    work.begin("fairness")
-    version = work.version()
-    assert version.signature is not None, f"{version} has no signature"
-    told = json.loads(work.report("answers").read_text(encoding="utf-8"))
-    answers = answers_of(told, version.signature)
-    if config.evaluate is None or not config.evaluate.sensitive:
-        work.end("fairness", "skipped", "[evaluate] sensitive names no column")
-        return
-    report = fair.fairness(
-        evaluation,
-        evaluation.label,
-        answers,
-        task=str(version.signature["task"]),
-        metric=config.fairness.metric,
-        maximum=config.fairness.max,
-    )
-    work.report("fairness").write_text(json.dumps(report.groups), encoding="utf-8")
-    work.keep(report.results)
-    work.end("fairness", worst(report.results), reasons(report.results))
