@@ -128,6 +128,16 @@ class Client:
         """Return what a version's build tracked: runs, logged models, its own figures."""
         return self._data(_Call("GET", f"{_model(model)}/experiments", {"number": number}))
 
+    def fairness(self, model: str, number: int) -> Any:
+        """Return how a version treats groups of people."""
+        return self._data(_Call("GET", f"{_model(model)}/versions/{int(number)}/fairness"))
+
+    def fairness_page(self, model: str, number: int) -> bytes:
+        """Return the same as one HTML file."""
+        path = f"{_model(model)}/versions/{int(number)}/fairness.html"
+        with self._open(_Call("GET", path), root=self.url) as answer:
+            return answer.read()
+
     def explanation(self, model: str, number: int) -> Any:
         """Return what a version looks at."""
         return self._data(_Call("GET", f"{_model(model)}/versions/{int(number)}/explain"))

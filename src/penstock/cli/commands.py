@@ -3,6 +3,7 @@
     project      init, check, plan, connect, push      looking     status, watch, logs, list, …
     deciding     approve, reject, promote, rollback, … machine     serve, demo, doctor, token, …
     trust        key, verify, export                    experiments  experiments
+    fairness     fairness
 
 A command is a thin client of the server: it parses, makes one request and writes the answer.
 """
@@ -20,6 +21,7 @@ from penstock.cli import (
     adopting,
     deciding,
     experiments,
+    fairness,
     looking,
     machine,
     project,
@@ -73,7 +75,17 @@ def root(  # noqa: PLR0913  the global options
     )
 
 
-for module in (project, adopting, looking, experiments, deciding, trust, machine, upkeep):
+for module in (
+    project,
+    adopting,
+    looking,
+    experiments,
+    fairness,
+    deciding,
+    trust,
+    machine,
+    upkeep,
+):
     for command in module.COMMANDS:
         app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(machine.audit, name="audit")

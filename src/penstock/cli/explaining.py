@@ -23,18 +23,14 @@ def explain_version(here: Session, version: str, *, row: int | None, html: Path 
     NotFoundError
         PS355 the version has no explanation, PS356 the row is not among the shown ones.
     """
-    name, _, number = version.partition("@")
-    if not (name and number.isdigit()):
-        raise UsageError(
-            "PS058", f'"{version}" is no version.', hint="Write NAME@NUMBER, credit-default@12."
-        )
+    name, number = version_of(version)
     client = here.client()
     if html is not None:
-        _write(html, client.explanation_page(name, int(number)))
+        write_file(html, client.explanation_page(name, number))
         here.write(f"Written to {html}.")
         here.data("file", {"path": str(html)})
         return
-    report = client.explanation(name, int(number))
+    report = client.explanation(name, number)
     if row is not None:
         report = _of_row(version, report, row)
         here.data("explain-row", report)
@@ -44,7 +40,30 @@ def explain_version(here: Session, version: str, *, row: int | None, html: Path 
     _table(here, version, report)
 
 
-def _write(path: Path, content: bytes) -> None:
+def version_of(text: str) -> tuple[str, int]:
+    """Read NAME@NUMBER.
+
+    Raises
+    ------
+    UsageError
+        PS058: it is none.
+    """
+    name, _, number = text.partition("@")
+    if not (name and number.isdigit()):
+        raise UsageError(
+            "PS058", f'"{text}" is no version.', hint="Write NAME@NUMBER, credit-default@12."
+        )
+    return name, int(number)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that the command was asked for.
+
+    Raises
+    ------
+    UsageError
+        PS050: it cannot be written.
+    """
     try:
         path.write_bytes(content)
     except OSError as error:

@@ -22,7 +22,7 @@ from penstock.check import dossier
 from penstock.domain import Run
 from penstock.errors import NotFoundError, UsageError
 from penstock.records import approvals, fleet, rollouts, runs
-from penstock.web import events, experiments, explaining, git, trust, views
+from penstock.web import events, experiments, explaining, fairness, git, trust, views
 from penstock.web.access import require
 from penstock.web.control import Control
 from penstock.web.envelope import answer
@@ -146,6 +146,7 @@ def routes(control: Control) -> APIRouter:
         part(router, control)
     experiments.routes(router, control)
     explaining.api(router, control)
+    fairness.api(router, control)
     return router
 
 

@@ -21,7 +21,7 @@ from penstock.check.evaluation import Evaluation
 from penstock.check.fairness import gaps, words
 from penstock.check.fairness.groups import Grouping, crossed, grouping
 from penstock.check.fairness.rates import Floats, Measure, Rows, Task, key_of, table, task_of
-from penstock.config.schema import Fairness
+from penstock.config import Fairness
 from penstock.domain import JSON, CheckResult, Verdict
 
 REPLICATES = 2000

@@ -25,7 +25,7 @@ from penstock.check.fairness.rates import (
     table,
     task_of,
 )
-from penstock.config.schema import Fairness
+from penstock.config import Fairness
 from penstock.domain import JSON, CheckResult, Verdict
 from penstock.errors import StoppedError
 

@@ -65,7 +65,7 @@ def changed(change: Mapping[str, Any]) -> str:
     >>> moved = {"column": "sex", "of": ["sex"], "measure": "demographic_parity", "before": 0.17,
     ...     "now": 0.12, "low": -0.07, "high": -0.03, "change": "shrank"}
     >>> changed({"why": "", "champion": 3, "columns": [moved]})
-    'Compared with v3, in use, the gap by sex shrank from 0.17 to 0.12, and not by chance.'
+    'Compared with v3, in use, the gap by sex shrank from 17 to 12 in 100, and not by chance.'
     """
     if change["why"]:
         return f"Not compared with v{change['champion']}, in use: {change['why']}."
@@ -92,10 +92,11 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _moved(one: Mapping[str, Any]) -> str:
-    return (
-        f"the gap by {one['column']} {one['change']} from {one['before']:.2g} to"
-        f" {one['now']:.2g}, and not by chance"
-    )
+    if one["measure"] in ("mean_error", "mean_absolute_error"):
+        sizes = f"from {one['before']:.3g} to {one['now']:.3g}"
+    else:
+        sizes = f"from {_digits(one['before'] * 100)} to {_digits(one['now'] * 100)} in 100"
+    return f"the gap by {one['column']} {one['change']} {sizes}, and not by chance"
 
 
 def _who(one: Mapping[str, Any], group: str) -> str:
