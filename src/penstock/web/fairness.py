@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -49,6 +50,8 @@ FAMILIES: Mapping[str, str] = {
 CHANGES: Mapping[str, str] = {"shrank": "Shrank", "grew": "Grew", "same": "As before"}
 _SHARES = frozenset({"selection_rate", "tpr", "fpr", "precision", "accuracy", "base_rate"})
 _MOST_CLASSES = 6
+_MOST_CROSSED = 4
+"""Charts of columns that are crossed without being asked for; the API has them all."""
 SIDE = 148
 """Of the square in which probabilities are held against the truth."""
 _EDGE, _ROOM = 26, 8
@@ -163,7 +166,7 @@ def parts_of(control: Control, name: str, number: int) -> dict[str, Any]:
         "drawn": [
             {
                 "of": one,
-                "charts": charts_of(one),
+                "charts": charts_of(one)[: None if one["held"] else _MOST_CROSSED],
                 "squares": squares(one["groups"]),
                 "limit": limit_of(one),
             }
@@ -258,12 +261,26 @@ def _chart(groups: Sequence[Mapping[str, Any]], key: str, family: str) -> Chart:
         )
         for group, v in ((group, group[key]) for group in groups)
     ]
-    steps = [low + width * part / 4 for part in range(5)]
-    ticks = [
-        (at(one), f"{one * 100:.0f} %" if share else written(round(float(one), 9))) for one in steps
-    ]
+    ticks = [(at(one), f"{one * 100:g} %" if share else written(one)) for one in _ticks(low, high)]
     titled = f"{title}: {of}" if of else title
     return Chart(titled, among, marks, ticks, name in _PARTS.get(family, (family,)))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return up to four round numbers between two ends.
+
+    Examples
+    --------
+    >>> _ticks(0.0, 0.27), _ticks(-2.4, 2.5)
+    ([0.0, 0.1, 0.2], [-2.0, 0.0, 2.0])
+    """
+    if high <= low:
+        return [low]
+    step = (high - low) / 3
+    power = 10.0 ** math.floor(math.log10(step))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= step * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def squares(groups: Sequence[Mapping[str, Any]], most: int = 8) -> list[Square]:
