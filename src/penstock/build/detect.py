@@ -12,7 +12,7 @@ from pathlib import Path
 from penstock.build import declared, dependency_files
 from penstock.build.entry import python_files, run_command
 from penstock.build.facts import Fact, text_of
-from penstock.build.model_files import CERTAIN_ENDINGS, ENDINGS, MLMODEL
+from penstock.build.model_files import ENDINGS, MLMODEL
 from penstock.build.suggest import evaluation_facts
 from penstock.config import ModelConfig
 from penstock.errors import PenstockError
@@ -127,8 +127,7 @@ def model_places(config: ModelConfig) -> tuple[tuple[str, ...], Fact]:
     )
     if config.build.predict is not None:
         globs = (*(folder for folder in MODEL_FOLDERS if folder != "."), *globs)
-    where = f"MLflow, or a new .{', .'.join(CERTAIN_ENDINGS)}, .json or .txt "
-    where += f"in {', '.join(MODEL_FOLDERS[:-1])} or the root"
+    where = f"MLflow, or a new model file in {', '.join(MODEL_FOLDERS[:-1])} or the root"
     return globs, Fact("model", where, "convention", overrule)
 
 

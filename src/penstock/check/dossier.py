@@ -35,6 +35,8 @@ _QUESTIONS = {
     "speed": "Is it fast enough?",
 }
 _ORDER = ("quality", "fairness", "speed", "explain", "smoke", "adopt")
+_FOLDED = frozenset({"smoke", "sanity", "supply"})
+"""What every model must do: folded away on the page where it passed."""
 _FIRST_SENTENCE = {
     "better": "is better than {champion}, the version in use.",
     "not worse": "is not worse than {champion}, the version in use.",
@@ -287,7 +289,7 @@ def _evidence(result: CheckResult) -> JSON:
         **{name: _written(shown.get(name)) for name in _NUMBERS},
         "unit": shown.get("unit"),
         # Folded on the page: what every model must do, and this one does.
-        "folded": _family(result) == "smoke" and result.verdict is Verdict.PASSED,
+        "folded": _family(result) in _FOLDED and result.verdict is Verdict.PASSED,
     }
 
 

@@ -132,7 +132,12 @@ def enough(material: Material, truth: leaks.Truth) -> Finding:
     computes its own from the answers that it sees.
     """
     rows = len(truth)
-    evidence: dict[str, Any] = {"value": rows, "limit": ROWS_MIN, "rows": rows}
+    evidence: dict[str, Any] = {
+        "value": rows,
+        "limit": ROWS_MIN,
+        "min": ROWS_MIN,
+        "rows": rows,
+    }
     told = f"{rows:,} rows"
     if truth.task == "classification":
         counts = np.bincount(truth.codes, minlength=1)

@@ -276,7 +276,7 @@ def worst(results: Sequence[CheckResult]) -> str:
 def reasons(results: Sequence[CheckResult]) -> str:
     """Return the sentences of what did not pass, or how many passed."""
     told = [f"{r.check}: {r.summary}" for r in results if r.verdict is not Verdict.PASSED]
-    return "; ".join(told) or f"{len(results)} checks passed"
+    return "; ".join(told) or f"{len(results)} check{'' if len(results) == 1 else 's'} passed"
 
 
 def _array(values: list[Any]) -> np.ndarray[Any, np.dtype[Any]]:
