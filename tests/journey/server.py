@@ -123,7 +123,7 @@ class Project:
         assert old in text, f"{name} has no {old!r}"
         (self.folder / name).write_text(text.replace(old, new))
 
-    def git(self, *arguments: str, check: bool = True) -> str:
+    def git(self, *arguments: str, check: bool = True, at: str = "") -> str:
         done = subprocess.run(
             ["git", *arguments],
             cwd=self.folder,
@@ -135,6 +135,7 @@ class Project:
                 "GIT_COMMITTER_NAME": "Ada",
                 "GIT_COMMITTER_EMAIL": "ada@example.org",
                 "GIT_TERMINAL_PROMPT": "0",
+                **({"GIT_AUTHOR_DATE": at, "GIT_COMMITTER_DATE": at} if at else {}),
             },
             capture_output=True,
             text=True,
@@ -145,9 +146,10 @@ class Project:
         assert not check or done.returncode == 0, told
         return told
 
-    def commit(self, message: str) -> str:
+    def commit(self, message: str, at: str = "") -> str:
+        """Commit everything; `at` is the day of the commit, such as 2024-02-01T12:00:00Z."""
         self.git("add", "--all")
-        self.git("commit", "--quiet", "--allow-empty", "-m", message)
+        self.git("commit", "--quiet", "--allow-empty", "-m", message, at=at)
         return self.git("rev-parse", "HEAD").strip()
 
     def push(self, server: Server, name: str = "toy", branch: str = "main") -> str:

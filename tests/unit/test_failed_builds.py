@@ -366,6 +366,44 @@ def test_a_host_that_a_build_cannot_reach_is_named(
     assert found.hint == "Declare the file in [data], or set [build] network = true."
 
 
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("pd.read_csv('https://data.example.org/x.csv')", "data.example.org"),
+        ("rows = pd.read_csv(\n    URL,\n    sep=';')", "data.example.org:8080"),
+        ("def main():\n    return load(os.environ.get('X', URL))", "data.example.org:8080"),
+        ("pd.read_csv(f'{URL}/x')", "data.example.org:8080"),
+        ("other = 'https://other.example.org'\nload()", "the network"),
+        ("this is no Python", "the network"),
+    ],
+)
+def test_a_host_that_python_does_not_name_is_read_from_the_statement_that_failed(
+    plan: Plan, code: str, named: str
+) -> None:
+    lines = ["URL = 'https://me:secret@data.example.org:8080/x.csv'", *code.splitlines()]
+    last = len(lines) if "sep" not in code else len(lines) - 1
+    committed(plan, "train.py", "\n".join(lines))
+    error = "urllib.error.URLError: <urlopen error [Errno -3] failure in name resolution>"
+    log = traceback(error, "/usr/lib/python3.11/urllib/request.py:9").replace(":41", f":{last}")
+
+    found = stopped(plan, log.replace("line 41", f"line {last}"))
+
+    assert found.code == "PS227"
+    assert f"train.py line {last} tried to reach {named}; builds" in found.what
+
+
+def test_a_log_cannot_make_the_server_read_files_beside_the_project(plan: Plan) -> None:
+    outside = plan.checkout.parent / "outside.py"
+    outside.write_text("load('https://secret.example.org')")
+    (plan.checkout / "train.py").unlink()
+    (plan.checkout / "train.py").symlink_to(outside)
+    error = "urllib.error.URLError: <urlopen error [Errno -3] failure in name resolution>"
+
+    found = stopped(plan, traceback(error).replace("line 41", "line 1"))
+
+    assert "secret.example.org" not in str(found)
+
+
 def test_with_a_network_a_host_that_does_not_answer_is_not_blamed_on_it(tmp_path: Path) -> None:
     plan = plan_for(tmp_path, build={"network": True})
     log = traceback("requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='a.example')")

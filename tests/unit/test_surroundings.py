@@ -208,3 +208,35 @@ def test_licences_come_from_the_report_where_there_is_one(beside: Beside) -> Non
     told = [{"name": "six", "version": "1.17.0", "licence": "MIT", "source": "metadata"}]
     beside.report("licences").write_text(json.dumps({"packages": told}))
     assert surroundings.packages_of(beside.work, pinned) == [Package("six", "1.17.0", "MIT")]
+
+
+Described = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("described", "names"),
+    [
+        ({}, ["x"]),
+        ({"feature_names": ["x", "z"]}, ["x", "z"]),
+        ({"n_features": 2}, None),
+        ({"inputs": [{"name": "z"}]}, None),
+    ],
+    ids=["says nothing", "names them", "counts them", "describes them"],
+)
+def test_golden_rows_name_the_columns_of_a_model_that_says_nothing_of_them(
+    described: Described, names: list[str] | None, beside: Beside
+) -> None:
+    from penstock.check.evaluation import read_evaluation
+
+    config = parse('[model]\nname = "m"\n[evaluate]\ndata = "holdout.csv"\nlabel = "y"\n')
+    assert config.evaluate is not None
+    path = beside.folder / "holdout.csv"
+    path.write_text("x,z,y\n" + "1,2,0\n3,4,1\n" * 30)
+    evaluation = read_evaluation(path, config.evaluate)
+    (beside.folder / "golden.csv").write_text("row,x,prediction\n7,1,0\n")
+
+    told = surroundings.with_golden_columns(beside.work, described, evaluation)
+
+    assert told.get("feature_names") == names
+    (beside.folder / "golden.csv").unlink()
+    assert surroundings.with_golden_columns(beside.work, described, evaluation) == described

@@ -152,7 +152,8 @@ def _tracking_server(plan: Plan, found: Failure) -> None:
 def _network(plan: Plan, found: Failure) -> None:
     if found.host is None:
         return
-    host = found.host or next((host for word, host in _SERVES if word in found.text), "")
+    host = found.host or _host_in_code(plan.checkout, found.where or "")
+    host = host or next((host for word, host in _SERVES if word in found.text), "")
     where = found.where or plan.run
     if plan.config.build.network:
         what = f"{where} could not reach {host or 'the network'}. ({found.error})"
@@ -274,6 +275,37 @@ def _tracking_uris(project: Path) -> Iterator[tuple[str, str]]:
             if "http" in source and ("mlflow" in source.lower() or "dagshub" in source):
                 name = path.relative_to(project).as_posix()
                 yield from ((f"{name} line {line}", uri) for line, uri in _set_uris(source))
+
+
+def _host_in_code(project: Path, where: str) -> str:
+    """Return the host of the address in the statement that failed; empty if it names none.
+
+    What Python itself says of a name that cannot be resolved does not hold the name.
+    """
+    file, _, line = where.rpartition(" line ")
+    path = project / file
+    inside = path.resolve().is_relative_to(project.resolve())  # the log is the project's word
+    if not (line.isdecimal() and inside and path.is_file()):
+        return ""
+    if path.stat().st_size > _MAX_SOURCE_BYTES:
+        return ""
+    try:
+        tree = ast.parse(path.read_text("utf-8", "replace"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    texts = dict(_constants(tree))
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and node.lineno <= int(line) <= (node.end_lineno or 0)
+    ]
+    if not around:
+        return ""
+    for node in ast.walk(around[-1]):  # the innermost: what is walked later lies deeper
+        text = _text_of(node, texts) if isinstance(node, ast.expr) else ""
+        if "://" in text:
+            return re.split(r"[/?#]", text.partition("://")[2])[0].rpartition("@")[2]
+    return ""
 
 
 def _set_uris(source: str) -> Iterator[tuple[int, str]]:

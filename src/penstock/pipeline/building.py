@@ -301,7 +301,7 @@ def store(work: Work, prepared: JSON) -> JSON:
     if described["ok"] and evaluation is not None and config.evaluate is not None:
         signature = infer_signature(
             evaluation.features,
-            described,
+            surroundings.with_golden_columns(work, described, evaluation),
             evaluation.label,
             config.evaluate,
             task=config.model.task,

@@ -23,7 +23,7 @@ from penstock.check.evaluation import Evaluation, read_table
 from penstock.check.supply import Package
 from penstock.check.training_rows import DataFile, Training
 from penstock.config import ModelConfig
-from penstock.domain import CheckResult, Version
+from penstock.domain import JSON, CheckResult, Version
 from penstock.errors import PenstockError
 from penstock.pipeline.tools import Work
 from penstock.records import rollouts, runs
@@ -191,6 +191,22 @@ def golden_rows(work: Work) -> pa.Table | str | None:
             except PenstockError as error:
                 return error.what
     return None
+
+
+def with_golden_columns(work: Work, described: JSON, evaluation: Evaluation) -> JSON:
+    """Let the golden rows name the columns of a model that names none itself.
+
+    A pipeline that begins with a class of the project's own seldom does; without a word it would
+    get every column of the evaluation data.
+    """
+    if described.get("feature_names") or described.get("inputs") or described.get("n_features"):
+        return described
+    rows = golden_rows(work)
+    if not isinstance(rows, pa.Table):
+        return described
+    known = set(evaluation.features.column_names)
+    names = [name for name in rows.column_names if name in known]
+    return {**described, "feature_names": names} if names else described
 
 
 def code_changes(work: Work, packed: Path) -> dict[str, str]:
