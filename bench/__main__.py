@@ -2,6 +2,7 @@
 
 rollback   from the command to the last answer of the version that is left, under load
 delivery   what a push costs beyond the project's own training, with a warm environment
+build      what Penstock adds to a push of a real project, step by step
 sandbox    what each level adds to the start of a program
 """
 
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import sandbox
+from bench import build, sandbox
 from penstock import __version__
 from tests.journey.server import Project, Server, Traffic, toy_row
 
@@ -98,7 +99,10 @@ BENCHES: dict[str, Callable[[Server, Project], dict[str, Any]]] = {
 }
 
 
-ALONE: dict[str, Callable[[], dict[str, Any]]] = {"sandbox": sandbox.measure}
+ALONE: dict[str, Callable[[], dict[str, Any]]] = {
+    "build": build.measure,
+    "sandbox": sandbox.measure,
+}
 """Those that need no server."""
 
 

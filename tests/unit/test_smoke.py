@@ -205,6 +205,31 @@ def test_finite_finds_a_nan_far_down_and_names_its_row() -> None:
     assert "row 251" in not_passed(ask)["smoke.finite"]
 
 
+def test_an_error_far_down_fails_one_check_alone() -> None:
+    def ask(rows: pa.Table) -> Answers:
+        if X[250] in column(rows):
+            raise AskError(500, "The model answered NaN in row 51.")
+        return sound(rows)
+
+    found = results(ask)
+
+    assert not_passed(ask) == {
+        "smoke.finite": "not every row is answered: 500: The model answered NaN in row 51."
+    }
+    assert found["smoke.beats_dummy"].verdict is Verdict.UNDECIDED
+
+
+def test_an_error_beyond_the_rows_that_were_asked_fails_the_same_check() -> None:
+    sound_ones = list(results(sound).values())
+
+    found = smoke.not_all_answered(sound_ones, 500, "The model raised KeyError: 7")
+
+    assert [one.check for one in found] == [one.check for one in sound_ones]
+    assert [one.summary for one in found if one.verdict is Verdict.FAILED] == [
+        "not every row is answered: 500: The model raised KeyError: 7"
+    ]
+
+
 def test_finite_finds_an_infinite_number() -> None:
     def ask(rows: pa.Table) -> Answers:
         return Answers(np.where(column(rows) == X[10], np.inf, column(rows)))

@@ -200,8 +200,11 @@ def unseen(subject: Subject) -> CheckResult:
 
 
 def finite(subject: Subject) -> CheckResult:
-    """No answer is NaN or infinite."""
-    answers = subject.ask(subject.rows)
+    """No answer is NaN, infinite or an error."""
+    try:
+        answers = subject.ask(subject.rows)
+    except AskError as error:
+        return _not_every_row(error.status, error.message)
     bad = _not_finite(answers)
     count, rows = int(bad.sum()), len(answers)
     if count:
@@ -209,6 +212,18 @@ def finite(subject: Subject) -> CheckResult:
         summary = f"{count} of {rows} answers are NaN or infinite, the first in row {first + 1}"
         return _failed("smoke.finite", summary, value=count, rows=rows)
     return _passed("smoke.finite", f"{rows} answers, all finite", value=0, rows=rows)
+
+
+def not_all_answered(
+    results: Sequence[CheckResult], status: int, message: str
+) -> list[CheckResult]:
+    """Fail `finite` in results, because of a row beyond those that it asked."""
+    of_finite = _not_every_row(status, message)
+    return [of_finite if one.check == of_finite.check else one for one in results]
+
+
+def _not_every_row(status: int, message: str) -> CheckResult:
+    return _failed("smoke.finite", f"not every row is answered: {status}: {message}")
 
 
 def beats_dummy(subject: Subject) -> CheckResult:
@@ -219,7 +234,10 @@ def beats_dummy(subject: Subject) -> CheckResult:
     positives a good model may never say "positive" and still rank well. For numbers the dummy
     says the mean, and squared errors are compared row by row.
     """
-    answers = subject.ask(subject.rows)
+    try:
+        answers = subject.ask(subject.rows)
+    except AskError:  # one cause, one failed check: `finite` asked the same rows
+        return _undecided("smoke.beats_dummy", "not asked, because not every row is answered")
     if _constant(answers):
         rows = len(answers)
         return _failed("smoke.beats_dummy", f"the same answer to all {rows} rows", rows=rows)

@@ -21,7 +21,7 @@ from penstock.check.evaluation import Evaluation
 from penstock.config import server_settings
 from penstock.domain import JSON, CheckResult, Verdict, Version
 from penstock.errors import PenstockError, StoppedError
-from penstock.inference.asking import Worker
+from penstock.inference.asking import Worker, WorkerAnswerError
 from penstock.monitor.period import reference
 from penstock.pipeline import explaining, fairness, surroundings
 from penstock.pipeline.surroundings import Champion
@@ -104,7 +104,7 @@ class _Asked:
 
 
 def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
-    """Do step check; False where the version does not predict, so that no more can be asked.
+    """Do step check; False where rows are not answered, so that no more can be asked.
 
     The step stays open where checks of the project's own follow.
     """
@@ -117,9 +117,13 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
         again = beside.submit(_answers_of_another, work, asked, asked.folder, few)
         smoked = smoke.smoke_checks(asked.ask, asked.evaluation, asked.signature, before)
         results = [loads, *smoked]
-        predicts = smoked[0].verdict is Verdict.PASSED
-        if predicts:
-            told = asked.worker.predict(features, asked.signature)
+        told = None
+        if smoked[0].verdict is Verdict.PASSED:
+            try:
+                told = asked.worker.predict(features, asked.signature)
+            except WorkerAnswerError as error:  # in a row after those that smoke checks ask
+                results = smoke.not_all_answered(results, error.status, error.message)
+        if told is not None:
             work.report("answers").write_text(json.dumps(written(told)), encoding="utf-8")
             answers = answers_of(told, asked.signature)
             work.report("profile").write_text(
@@ -132,9 +136,9 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
         results += _supply(work, asked, champion)
     results = surroundings.beside(results, champion)
     work.keep(results)
-    if not (predicts and work.config().check):
+    if told is None or not work.config().check:
         work.end("check", worst(results), reasons(results))
-    return predicts
+    return told is not None
 
 
 def _answers_of_another(work: Work, asked: _Asked, folder: Path, rows: pa.Table) -> Answers | str:
