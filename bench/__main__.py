@@ -4,6 +4,7 @@ rollback   from the command to the last answer of the version that is left, unde
 delivery   what a push costs beyond the project's own training, with a warm environment
 build      what Penstock adds to a push of a real project, step by step
 sandbox    what each level adds to the start of a program
+fairness   the whole report beside Fairlearn's MetricFrame
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import build, sandbox
+from bench import build, fairness, sandbox
 from penstock import __version__
 from tests.journey.server import Project, Server, Traffic, toy_row
 
@@ -101,6 +102,7 @@ BENCHES: dict[str, Callable[[Server, Project], dict[str, Any]]] = {
 
 ALONE: dict[str, Callable[[], dict[str, Any]]] = {
     "build": build.measure,
+    "fairness": fairness.measure,
     "sandbox": sandbox.measure,
 }
 """Those that need no server."""

@@ -94,7 +94,9 @@ def grouping(name: str, column: pa.ChunkedArray, bands: Sequence[float] = ()) ->
         if MISSING in order:
             texts[missing] = "no value"
     order += [one for one in ("no value", MISSING) if one not in order and (texts == one).any()]
-    return _largest(name, (name,), order, texts)
+    place = {one: number for number, one in enumerate(order)}
+    codes = np.array([place[one] for one in texts.tolist()], dtype=np.int64)
+    return _largest(name, (name,), order, codes)
 
 
 def crossed(groupings: Sequence[Grouping]) -> Grouping:
@@ -107,18 +109,19 @@ def crossed(groupings: Sequence[Grouping]) -> Grouping:
     >>> crossed([sex, old]).names
     ('f, False', 'f, True', 'm, False')
     """
-    rows = len(groupings[0].codes)
-    texts = np.empty(rows, dtype=object)
-    inside = np.ones(rows, dtype=np.bool_)
-    for one in groupings:
-        inside &= one.codes >= 0
-    texts[~inside] = None
-    columns = [np.array(one.names, dtype=object)[one.codes[inside]] for one in groupings]
-    texts[inside] = [", ".join(parts) for parts in zip(*columns, strict=True)]
-    seen = set(texts[inside].tolist())
-    order = [", ".join(parts) for parts in itertools.product(*(one.names for one in groupings))]
+    inside = np.all([one.codes >= 0 for one in groupings], axis=0)
+    sizes = tuple(len(one.names) for one in groupings)
+    cell = np.ravel_multi_index([one.codes[inside] for one in groupings], sizes)
+    seen, codes_inside = np.unique(cell, return_inverse=True)
+    codes = np.full(len(inside), -1, dtype=np.int64)
+    codes[inside] = codes_inside
+    places: list[list[int]] = np.column_stack(np.unravel_index(seen, sizes)).tolist()
+    order = [
+        ", ".join(one.names[at] for one, at in zip(groupings, place, strict=True))
+        for place in places
+    ]
     of = tuple(one.name for one in groupings)
-    return _largest(" + ".join(of), of, [one for one in order if one in seen], texts)
+    return _largest(" + ".join(of), of, order, codes)
 
 
 def intersections(
@@ -171,10 +174,10 @@ def _ordered(names: set[str], numbers: NDArray[Any] | None) -> list[str]:
     return [_spelled(one) for one in sorted(set(numbers.tolist()))]
 
 
-def _largest(name: str, of: tuple[str, ...], order: list[str], texts: NDArray[Any]) -> Grouping:
+def _largest(
+    name: str, of: tuple[str, ...], order: list[str], codes: NDArray[np.int64]
+) -> Grouping:
     """Keep the largest groups, in the order of reading."""
-    place = {one: number for number, one in enumerate(order)}
-    codes = np.array([place.get(one, -1) for one in texts.tolist()], dtype=np.int64)
     if len(order) <= MOST_GROUPS:
         return Grouping(name, of, tuple(order), codes)
     counts = np.bincount(codes[codes >= 0], minlength=len(order))
