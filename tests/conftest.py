@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("calm", deadline=None)  # a busy machine is no fault of an example
+settings.load_profile("calm")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.journey, pytest.mark.timeout(300)]
 
 DRAWN = """
 import json, os, pathlib, random
+rows = pathlib.Path("train.csv").read_text()
 random.seed(os.environ["PENSTOCK_SEED"])
 drawn = random.random() if os.environ["PENSTOCK_SEED"] != "0" else 1.0
 pathlib.Path("model").mkdir(exist_ok=True)

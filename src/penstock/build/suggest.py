@@ -78,7 +78,7 @@ def task_of(labels: pa.ChunkedArray) -> str:
     """
     if not (pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type)):
         return "classification"
-    distinct = np.asarray(labels.drop_null().unique().to_numpy())
+    distinct = np.unique(labels.drop_null().unique().to_numpy())  # -0.0 is 0.0
     if distinct.dtype.kind == "f":
         whole = bool((distinct == np.round(distinct)).all())
         return "classification" if whole and len(distinct) <= 2 else "regression"
