@@ -2,7 +2,7 @@
 UV := .tools/bin/uv
 BIN := .venv/bin
 WORKERS ?= 2
-.PHONY: demo test check fix docs bench lock pictures
+.PHONY: demo test check fix docs bench bench-build lock pictures
 
 demo: .venv/ready  ## play the whole path on real data: make demo ARGS=--once
 	$(BIN)/penstock demo $(ARGS)
@@ -25,6 +25,9 @@ docs: .venv/ready  ## the documentation, live
 
 bench: .venv/ready  ## ratios in one run; writes bench/results
 	$(BIN)/python -m bench $(ARGS)
+
+bench-build: .venv/ready  ## what Penstock adds to a push of a real project
+	$(BIN)/python -m bench build
 
 pictures: .venv/ready  ## the README's pictures, from a running demo
 	$(BIN)/python docs/pictures.py

@@ -98,4 +98,4 @@ def _told(log: str, pattern: str) -> float:
 
 
 def _s(at: str) -> float:
-    return datetime.fromisoformat(f"{at}+00:00").timestamp()
+    return datetime.fromisoformat(at).timestamp()

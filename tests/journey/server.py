@@ -190,9 +190,11 @@ class Server:
                 sys.stderr.write(f"--- {log.name}\n{log.read_text()[-3000:]}\n")
         if self._database is not None:
             self._database.close()
-        for folder in self.home.rglob("*"):
-            if folder.is_dir() and not folder.is_symlink():
-                folder.chmod(0o755)
+        for place, folders, _ in os.walk(self.home):  # environments hold very many files
+            for folder in folders:
+                path = Path(place, folder)
+                if not path.is_symlink():
+                    path.chmod(0o755)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def environ(self) -> dict[str, str]:
