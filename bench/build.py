@@ -83,7 +83,7 @@ def _once(server: Server, project: Project, number: int) -> dict[str, float]:
     steps = {name: at[name][1] - at[name][0] for name in STEPS}
     return {
         "added": whole - command - resolution,
-        "push": pushed - began,
+        "whole push": pushed - began,
         "command": command,
         "resolution": resolution,
         "around the command": steps["train"] - command - resolution,
