@@ -138,6 +138,10 @@ class Client:
         with self._open(_Call("GET", path), root=self.url) as answer:
             return answer.read()
 
+    def version(self, model: str, number: int) -> Any:
+        """Return one version: what it is made of, its documents, its checks."""
+        return self._data(_Call("GET", f"{_model(model)}/versions/{int(number)}"))
+
     def explanation(self, model: str, number: int) -> Any:
         """Return what a version looks at."""
         return self._data(_Call("GET", f"{_model(model)}/versions/{int(number)}/explain"))
@@ -164,14 +168,31 @@ class Client:
         """Return journal entries behind a number."""
         return self._data(_Call("GET", "/journal", {"after": after}))
 
-    def log(self, run: int, *, step: str | None = None, after: int = 0) -> Any:
-        """Return the log of a run's step, from a byte on."""
-        query = {"step": step, "after": after}
+    def log(
+        self, run: int, *, step: str | None = None, after: int = 0, tail: int | None = None
+    ) -> Any:
+        """Return the log of a run's step, from a byte on, or from `tail` lines before its end."""
+        query = {"step": step, "after": after, "tail": tail}
         return self._data(_Call("GET", f"/runs/{int(run)}/log", query))
 
-    def logs(self, run: int) -> Iterator[str]:
-        """Yield a run's lines as they come, until it waits or ends; the last is ``exit N``."""
-        with self._open(_Call("GET", f"/runs/{int(run)}/stream", timeout_s=3600)) as answer:
+    def find_in_log(self, run: int, text: str, *, step: str | None = None) -> Any:
+        """Return the lines of a run's logs that hold a text."""
+        query = {"q": text, "step": step}
+        return self._data(_Call("GET", f"/runs/{int(run)}/log/search", query, timeout_s=60))
+
+    def find_in_logs(self, model: str, text: str) -> Any:
+        """Return the lines of the logs of a model's newest runs that hold a text."""
+        call = _Call("GET", f"{_model(model)}/log/search", {"q": text}, timeout_s=60)
+        return self._data(call)
+
+    def logs(self, run: int, *, paced: bool = False) -> Iterator[str]:
+        """Yield a run's lines as they come, until it waits or ends; the last is ``exit N``.
+
+        `paced`: also lines ``pace {…}``, how far the running step is.
+        """
+        query = {"paced": "true"} if paced else None
+        call = _Call("GET", f"/runs/{int(run)}/stream", query, timeout_s=3600)
+        with self._open(call) as answer:
             try:
                 for line in answer:
                     yield line.decode("utf-8", "replace").rstrip("\r\n")

@@ -254,6 +254,8 @@ class Step:
     """From 0 to 1; None where nobody can say."""
     left_s: float | None = None
     """Seconds that it will still take, estimated."""
+    doing: str = ""
+    """What it does now, as words; empty where its name says it."""
 
 
 @dataclass(frozen=True, slots=True)

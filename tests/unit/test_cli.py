@@ -270,7 +270,7 @@ def test_push_checks_pushes_and_returns_the_outcome_of_its_run(
 ) -> None:
     repository()
     bare_remote(tmp_path, 'echo "Penstock run 7 for late-payers@2 started"')
-    server.lines("GET /api/runs/7/stream", "train\nexit 5\n")
+    server.lines("GET /api/runs/7/stream?paced=true", "train\nexit 5\n")
     server.tell("GET /api/runs/7", {**RUN, "state": "failed", "reason": "quality"})
 
     result = penstock("push")
@@ -315,7 +315,7 @@ def test_push_of_a_commit_that_is_there_finds_its_run(
     commit = git("rev-parse", "HEAD")
     git("push", "-q", "penstock", "main")
     server.tell("GET /api/runs?model=late-payers", {"runs": [{"id": 7, "commit": commit}]})
-    server.lines("GET /api/runs/7/stream", "exit 0\n")
+    server.lines("GET /api/runs/7/stream?paced=true", "exit 0\n")
     server.tell("GET /api/runs/7", RUN)
 
     assert penstock("push").code == 0
@@ -393,7 +393,7 @@ def test_an_empty_list_is_an_empty_list(penstock: Penstock, server: FakeServer) 
 def test_watch_follows_until_the_run_waits(
     penstock: Penstock, server: FakeServer, flags: list[str], code: int
 ) -> None:
-    server.lines("GET /api/runs/7/stream", "✓ build\n✓ test\nexit 6\n")
+    server.lines("GET /api/runs/7/stream?paced=true", "✓ build\n✓ test\nexit 6\n")
     server.tell("GET /api/runs/7", WAITING)
 
     result = penstock("watch", "7", *flags)
@@ -408,7 +408,7 @@ def test_watch_without_a_number_means_this_projects_newest_run(
 ) -> None:
     repository()
     server.tell("GET /api/runs?model=late-payers", {"runs": [{"id": 7}, {"id": 6}]})
-    server.lines("GET /api/runs/7/stream", "exit 0\n")
+    server.lines("GET /api/runs/7/stream?paced=true", "exit 0\n")
     server.tell("GET /api/runs/7", RUN)
 
     assert penstock("watch").code == 0
@@ -421,7 +421,7 @@ def test_watch_elsewhere_without_a_number_is_wrong_usage(
 
 
 def test_watch_as_json_is_one_object_a_line(penstock: Penstock, server: FakeServer) -> None:
-    server.lines("GET /api/runs/7/stream", "one\nexit 0\n")
+    server.lines("GET /api/runs/7/stream?paced=true", "one\nexit 0\n")
     server.tell("GET /api/runs/7", RUN)
 
     lines = [json.loads(line) for line in penstock("--json", "watch", "7").out.splitlines()]
@@ -435,7 +435,31 @@ def test_logs_are_put_together_from_pieces(penstock: Penstock, server: FakeServe
     server.tell("GET /api/runs/7/log?after=4", {"text": "c\n", "next": 6, "more": False})
 
     assert penstock("logs", "7").out == "a\nb\nc\n"
+
+
+def test_the_last_lines_are_asked_of_the_server(penstock: Penstock, server: FakeServer) -> None:
+    piece = {"text": "c\n", "next": 6, "more": False}
+    server.tell("GET /api/runs/7/log?after=0&tail=1", piece)
+    server.tell("GET /api/models/m/versions/3", {"run": 7})
+
     assert penstock("logs", "7", "--tail", "1").out == "c\n"
+    assert penstock("logs", "m@3", "--tail", "1").out == "c\n"
+
+
+def test_lines_with_a_text_are_found_in_a_run_and_across_a_model(
+    penstock: Penstock, server: FakeServer
+) -> None:
+    line = {"run": 7, "step": "build/train", "attempt": 1, "line": 3, "text": "loss 0.3"}
+    found = {"lines": [line], "ended": "end", "sentence": "1 line holds “loss”."}
+    server.tell("GET /api/runs/7/log/search?q=loss", found)
+    server.tell("GET /api/models/m/log/search?q=loss", found)
+    none = {"lines": [], "ended": "end", "sentence": "No line holds “x”."}
+    server.tell("GET /api/runs/7/log/search?q=x", none)
+
+    assert penstock("logs", "7", "--grep", "loss").out == "build/train:3  loss 0.3\n"
+    assert penstock("logs", "m", "--grep", "loss").out == "run 7  build/train:3  loss 0.3\n"
+    nothing = penstock("logs", "7", "--grep", "x")
+    assert (nothing.code, nothing.out, nothing.err) == (1, "", "No line holds “x”.\n")
 
 
 def test_history_is_a_table(penstock: Penstock, server: FakeServer) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+from penstock.cli.pacing import Pacing, is_pace
 from penstock.cli.session import Session, as_json, columns, session
 from penstock.client import Client
 from penstock.errors import NotFoundError, UnreachableError, UsageError
@@ -131,15 +133,19 @@ def follow(here: Session, run: int, *, exit_status: bool, seen: bool = False) ->
     """
     client = here.client()
     outcome = 0
-    lines = client.logs(run)
-    for line in lines:
-        if line.startswith("exit ") and line[5:].strip().isdigit():
-            outcome = int(line[5:])
-        elif here.json:
-            here.out.write(as_json({"schema": "penstock.line/1", "data": {"line": line}}))
-            here.out.flush()
-        elif not seen:
-            here.write(line)
+    with Pacing(here) as pacing:
+        for line in client.logs(run, paced=True):
+            if is_pace(line):
+                pacing.show(line)
+                continue
+            pacing.aside()
+            if line.startswith("exit ") and line[5:].strip().isdigit():
+                outcome = int(line[5:])
+            elif here.json:
+                here.out.write(as_json({"schema": "penstock.line/1", "data": {"line": line}}))
+                here.out.flush()
+            elif not seen:
+                here.write(line)
     data = client.run(run)
     if here.json:
         here.data("run", data)
@@ -150,35 +156,90 @@ def follow(here: Session, run: int, *, exit_status: bool, seen: bool = False) ->
 
 def logs(
     ctx: typer.Context,
-    run: Annotated[int, typer.Argument(help="A run.")],
+    of: Annotated[str, typer.Argument(help="A run, a version such as churn@4, or a model.")],
     *,
     step: Annotated[str | None, typer.Option(help="Such as train or build/train.")] = None,
-    tail: Annotated[int, typer.Option(help="Last lines only; 0 = all.")] = 0,
+    grep: Annotated[str | None, typer.Option(help="Only lines that hold this text.")] = None,
+    tail: Annotated[int, typer.Option(min=0, help="Last lines only; 0 = all.")] = 0,
     follow_: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
-) -> None:
-    """Show what a run's steps wrote."""
+) -> int:
+    """Show what a run's steps wrote, or find a text in it; in all runs of a model, by its name.
+
+    With --grep, the exit code is 1 when no line holds the text.
+    """
     here = session(ctx)
     client = here.client()
-    after, text = 0, ""
+    name, _, version = of.partition("@")
+    if grep is not None and not version and not of.isdigit():
+        return _grep(here, client.find_in_logs(name, grep), across=True)
+    run = run_of(client, of)
+    if grep is not None and not follow_:
+        return _grep(here, client.find_in_log(run, grep, step=step), across=False)
+    _print_log(here, _Wanted(run, step, grep, tail, follow_))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which lines of a log are shown."""
+
+    run: int
+    step: str | None
+    grep: str | None
+    tail: int
+    goes_on: bool
+
+
+def _print_log(here: Session, wanted: _Wanted) -> None:
+    """Write a log piece by piece; nothing is kept of it but for --json."""
+    client = here.client()
+    data = client.log(wanted.run, step=wanted.step, tail=wanted.tail or None)
+    kept: list[str] = []
     while True:
-        data = client.log(run, step=step, after=after)
         piece = _text(field(data, "text"))
-        if follow_:
+        if wanted.grep is not None:
+            lines = piece.splitlines(keepends=True)
+            piece = "".join(one for one in lines if wanted.grep.lower() in one.lower())
+        if here.json and not wanted.goes_on:
+            kept.append(piece)
+        else:
             here.out.write(piece)
             here.out.flush()
-        else:
-            text += piece
-        after = int(field(data, "next") or 0)
         more, ended = bool(field(data, "more")), field(data, "ended") is not False
-        if not more and (ended or not follow_):
+        if not more and (ended or not wanted.goes_on):
             break
         if not more:
             time.sleep(1)  # the log grows on the server; there is no event to wait for over HTTP
-    if here.json:
-        here.data("log", {"run": run, "step": step, "text": text})
-    elif not follow_:
-        lines = text.splitlines(keepends=True)
-        here.out.write("".join(lines[-tail:] if tail else lines))
+        after = int(field(data, "next") or 0)
+        data = client.log(wanted.run, step=wanted.step, after=after)
+    if here.json and not wanted.goes_on:
+        here.data("log", {"run": wanted.run, "step": wanted.step, "text": "".join(kept)})
+
+
+def _grep(here: Session, found: Any, *, across: bool) -> int:
+    here.data("found", found)
+    lines = rows_of(found, "lines")
+    for one in lines:
+        begin = f"run {one['run']}  " if across else ""
+        here.write(f"{begin}{one['step']}:{one['line']}  {one['text']}")
+    if not lines or field(found, "ended") != "end":
+        here.note(_text(field(found, "sentence")))
+    return 0 if lines else 1
+
+
+def run_of(client: Client, of: str) -> int:
+    """Return the run that is meant: its number, a version's, or a model's newest."""
+    name, _, version = of.partition("@")
+    if of.isdigit():
+        return int(of)
+    if not version:
+        found = rows_of(client.runs(name), "runs")
+        if not found:
+            raise NotFoundError("PS067", f"{name} has no run yet.", hint="penstock push")
+        return int(found[0]["id"])
+    if not version.isdigit():
+        raise UsageError("PS058", f'"{version}" is no version.', hint=f"Write {name}@4.")
+    return int(client.version(name, int(version))["run"])
 
 
 def newest_run(client: Client) -> int:

@@ -32,6 +32,7 @@ from penstock.pipeline import (
     checking,
     gathering,
     own_checks,
+    pacing,
     surroundings,
 )
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
@@ -117,6 +118,7 @@ def prepare(work: Work) -> JSON:
     folder = work.folder
     repository = tools.home / "repositories" / f"{run.model}.git"
     work.say("train", f"checkout of {run.commit[:12]}")
+    work.progress("train", None, doing="checks the commit out and fetches its data")
     shutil.rmtree(folder / "checkout", ignore_errors=True)
     checkout(repository, run.commit, folder / "checkout")
     checkout(repository, run.commit, folder / "code", ending=".py")
@@ -134,6 +136,7 @@ def prepare(work: Work) -> JSON:
     gathering.note_inputs(work, folder / "checkout", bound, masked)
     _say_missing(work, config, found.run.value, found.dependencies)
     work.say("train", f"$ {found.run.value}")
+    work.progress("train", None, doing="runs the project's command")
     return {
         "python": str(python),
         "lock": digest,
@@ -160,6 +163,7 @@ def _environment(work: Work, config: ModelConfig, repository: Path) -> tuple[str
     added = last_change(repository, run.commit, ["penstock.toml"]) or now
     if asked.as_of is not None:
         files = datetime.combine(asked.as_of, datetime.max.time(), UTC)
+    work.progress("train", None, doing="finds out which packages it needs")
     digest = tools.environments.lock(
         wanted,
         lock,
@@ -167,14 +171,21 @@ def _environment(work: Work, config: ModelConfig, repository: Path) -> tuple[str
         python=asked.python,
         as_of=AsOf(files=min(files, now), added=min(added, now)),
     )
-    python = tools.environments.ready(lock, log=work.log("train"))
+    packages = len(_locked(lock))
+    with pacing.environment(work, digest, packages):
+        python = tools.environments.ready(lock, log=work.log("train"))
     return digest, python
+
+
+def _locked(lock: Path) -> list[str]:
+    """Return the names of the packages that a lock pins."""
+    text = lock.read_text(encoding="utf-8")
+    return re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", text, re.MULTILINE)
 
 
 def _say_missing(work: Work, config: ModelConfig, run: str, dependencies: Fact | None) -> None:
     """Warn of imports that the lock does not serve, before the command fails by one."""
-    lock = (work.folder / "requirements.lock").read_text(encoding="utf-8")
-    installed = re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", lock, re.MULTILINE)
+    installed = _locked(work.folder / "requirements.lock")
     lacking = dependencies.value if dependencies is not None else "penstock.toml"
     also = [config.build.predict] if config.build.predict else []
     for one in imports.missing(work.folder / "checkout", run, installed, also=also):
@@ -253,6 +264,7 @@ def _three_quarters_mb() -> int:
 
 def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
     """Take the model that training wrote, and stage the version's folder."""
+    work.progress("train", None, doing="takes what training left")
     gathering.observe_reads(work, plan.checkout)
     gathering.store_inputs(work)
     built = capturing.capture(work, plan, finished)

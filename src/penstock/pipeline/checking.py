@@ -111,6 +111,7 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
     work.report("answers").unlink(missing_ok=True)
     champion = surroundings.champion_of(work)
     before = champion.version.signature if champion is not None else None
+    work.progress("check", 0.1, doing="asks it as every model is asked")
     features = asked.evaluation.for_columns(asked.names)
     few = features.slice(0, parity.RELOAD_ROWS)
     with ThreadPoolExecutor(1, "reload") as beside:  # its start takes longer than all questions
@@ -119,6 +120,7 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
         results = [loads, *smoked]
         told = None
         if smoked[0].verdict is Verdict.PASSED:
+            work.progress("check", 0.4, doing=f"asks for all {features.num_rows:,} rows")
             try:
                 told = asked.worker.predict(features, asked.signature)
             except WorkerAnswerError as error:  # in a row after those that smoke checks ask
@@ -129,10 +131,13 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
             work.report("profile").write_text(
                 json.dumps(reference(features, answers)), encoding="utf-8"
             )
+            work.progress("check", 0.6, doing="looks for leaks, overlap and order")
             material = _material(work, asked, answers, champion)
             first = asked.ask(few)
             results += sanity.sanity_checks(material)
+            work.progress("check", 0.8, doing="compares with another start, and golden rows")
             results += [parity.reloads(first, again.result()), _golden(work, asked, first, few)]
+        work.progress("check", 0.95, doing="looks at size, packages and licences")
         results += _supply(work, asked, champion)
     results = surroundings.beside(results, champion)
     work.keep(results)

@@ -141,10 +141,16 @@ class Work:
             documents.add(connection, of)
         return digest
 
-    def progress(self, step: str, share: float | None, left_s: float | None = None) -> None:
-        """Note how far a running step is, from 0 to 1, and the seconds it will still take."""
+    def progress(
+        self, step: str, share: float | None, left_s: float | None = None, *, doing: str = ""
+    ) -> None:
+        """Note how far a running step is, from 0 to 1, the seconds still to come, what it does.
+
+        With a `share` of None, pages estimate it from the model's earlier runs.
+        """
+        at = (self.stage, step)
         with self.tools.database.write() as connection:
-            runs.progress(connection, self.run, (self.stage, step), share=share, left_s=left_s)
+            runs.progress(connection, self.run, at, share=share, left_s=left_s, doing=doing)
 
     def keep(self, results: Sequence[CheckResult]) -> None:
         """Keep what checks found."""

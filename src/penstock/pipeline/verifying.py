@@ -136,9 +136,16 @@ class Rebuild(Work):
         """Keep nothing: a rebuild has no documents."""
         return ""
 
-    def progress(self, step: str, share: float | None, left_s: float | None = None) -> None:  # noqa: ARG002
+    def progress(
+        self,
+        step: str,
+        share: float | None,
+        left_s: float | None = None,  # noqa: ARG002
+        *,
+        doing: str = "",
+    ) -> None:
         """Note how far the rebuild is."""
-        _note(self.tools, self.asked, 0.1 + 0.6 * (share or 0.0), f"builds again: {step}")
+        _note(self.tools, self.asked, 0.1 + 0.6 * (share or 0.0), f"builds again: {doing or step}")
 
     def begin(self, name: str) -> None:
         """Note what is done now."""

@@ -98,6 +98,7 @@ step = sa.Table(
     sa.Column("log", sa.String),
     sa.Column("progress", sa.Float),
     sa.Column("left_s", sa.Float),
+    sa.Column("doing", sa.Text, nullable=False, server_default=""),
 )
 
 document = sa.Table(

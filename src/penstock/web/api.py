@@ -10,10 +10,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import Response, StreamingResponse
 
@@ -22,7 +23,17 @@ from penstock.check import dossier
 from penstock.domain import Run
 from penstock.errors import NotFoundError, UsageError
 from penstock.records import approvals, fleet, rollouts, runs
-from penstock.web import events, experiments, explaining, fairness, git, trust, views
+from penstock.web import (
+    events,
+    experiments,
+    explaining,
+    fairness,
+    git,
+    logs,
+    trust,
+    versions,
+    views,
+)
 from penstock.web.access import require
 from penstock.web.control import Control
 from penstock.web.envelope import answer
@@ -147,6 +158,7 @@ def routes(control: Control) -> APIRouter:
     experiments.routes(router, control)
     explaining.api(router, control)
     fairness.api(router, control)
+    versions.api(router, control)
     return router
 
 
@@ -241,15 +253,34 @@ def _runs(router: APIRouter, control: Control) -> None:
         return answer("run", views.run_json(events.standing(control, run_id)))
 
     @router.get("/api/runs/{run_id}/log")
-    def log(request: Request, run_id: int, step: str | None = None, after: int = 0) -> Response:
+    def log(
+        request: Request,
+        run_id: int,
+        step: str | None = None,
+        after: int = 0,
+        tail: Annotated[int | None, Query(ge=1)] = None,
+    ) -> Response:
         _run_for(control, request, "read", run_id)
         at = events.standing(control, run_id)
-        return answer("log", log_piece(control, at, step, max(0, after)))
+        return answer("log", log_piece(control, at, step, max(0, after), tail=tail))
+
+    @router.get("/api/runs/{run_id}/log/search")
+    def in_log(request: Request, run_id: int, q: str, step: str | None = None) -> Response:
+        _run_for(control, request, "read", run_id)
+        at = events.standing(control, run_id)
+        return _found(logs.search(logs.of_run(control, at, step), q))
+
+    @router.get("/api/models/{name}/log/search")
+    def in_logs(request: Request, name: str, q: str) -> Response:
+        require(request, "read", name)
+        with control.database.read() as connection:
+            runs.model_of(connection, name)
+        return _found(logs.search(logs.of_model(control, name), q))
 
     @router.get("/api/runs/{run_id}/stream")
-    def stream(request: Request, run_id: int) -> Response:
+    def stream(request: Request, run_id: int, *, paced: bool = False) -> Response:
         _run_for(control, request, "read", run_id)
-        return _text_stream(control, run_id)
+        return _text_stream(control, run_id, paced=paced)
 
     @router.post("/api/runs/{run_id}/abort")
     def abort(request: Request, run_id: int, act: ActBody) -> Response:
@@ -265,10 +296,22 @@ def _runs(router: APIRouter, control: Control) -> None:
         return _done(text, f"penstock watch {run_id}")
 
 
+def _found(found: logs.Found) -> Response:
+    return answer("found", {**asdict(found), "sentence": found.sentence})
+
+
 def log_piece(
-    control: Control, at: events.Standing, step: str | None, after: int
+    control: Control,
+    at: events.Standing,
+    step: str | None,
+    after: int,
+    *,
+    tail: int | None = None,
 ) -> dict[str, Any]:
-    """Return a piece of a step's log, or of all steps' logs one behind the other."""
+    """Return a piece of a step's log, or of all steps' logs one behind the other.
+
+    `tail`: from so many lines before the end, wherever that is; `after` does not count then.
+    """
     steps = at.steps
     if step is not None:
         stage, _, name = step.rpartition("/")
@@ -280,8 +323,10 @@ def log_piece(
                 f"Run {at.run.id} has no step {step!r}; it has {there}.",
                 hint="Leave the step out to see all.",
             )
-    logs = [control.home / s.log for s in steps if s.log is not None]
-    text, next_, more = _piece(logs, after)
+    files = [control.home / s.log for s in steps if s.log is not None]
+    if tail is not None:
+        after = logs.tail_start(files, tail)
+    text, next_, more = _piece(files, after)
     ended = at.exit_code is not None and at.running is None
     return {"text": text, "next": next_, "more": more, "ended": ended}
 
@@ -441,10 +486,9 @@ def _run_for(control: Control, request: Request, action: str, run_id: int) -> tu
     return require(request, action, run.model), run
 
 
-def _text_stream(control: Control, run_id: int) -> Response:
-    return StreamingResponse(
-        events.text(control, run_id), headers=_STREAM_HEADERS, media_type="text/plain"
-    )
+def _text_stream(control: Control, run_id: int, *, paced: bool = False) -> Response:
+    lines = events.text(control, run_id, paced=paced)
+    return StreamingResponse(lines, headers=_STREAM_HEADERS, media_type="text/plain")
 
 
 def _done(text: str, following: str) -> Response:

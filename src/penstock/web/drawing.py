@@ -62,6 +62,7 @@ class Pages:
             rollout_looks=words.ROLLOUT_LOOKS,
             model_looks=words.MODEL_LOOKS,
             approval_looks=words.APPROVAL_LOOKS,
+            marked=words.marked,
         )
 
     def fragment(self, template: str, **told: Any) -> str:

@@ -7,9 +7,10 @@ processes, perhaps on other machines; the tables are the one place where all of 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -26,10 +27,15 @@ from penstock.domain import (
 )
 from penstock.records import approvals, rollouts, runs
 from penstock.web.control import Control
+from penstock.web.pacing import Pace, pace
 from penstock.web.words import MARKS, duration
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[@-_])")
 LOOK_S = 0.3
+PACE_S = 0.9
+"""How often a bar is told how far a step is."""
+TELL_S = 30.0
+"""After so long without a line, a terminal without a bar is told how far a step is."""
 MAX_LOG_BYTES = 64 * 1024
 """Of a step's log, read at one look; the rest comes with the next."""
 
@@ -45,6 +51,8 @@ class Standing:
     approval: Approval | None = None
     """The newest one."""
     rollout: Rollout | None = None
+    pace: Pace | None = None
+    """How far the running step is."""
 
     @property
     def running(self) -> Step | None:
@@ -92,13 +100,14 @@ def standing(control: Control, run_id: int) -> Standing:
             if s.attempt == run.attempt or s.state == "passed"
         }
         asked = approvals.of_run(connection, run_id)
-        return Standing(
+        at = Standing(
             run,
             sorted(latest.values(), key=lambda s: s.started_at),
             runs.results(connection, f"run:{run_id}:{run.attempt}"),
             asked[0] if asked else None,
             rollouts.of_run(connection, run_id),
         )
+        return replace(at, pace=pace(connection, run.model, at.running, control.clock()))
 
 
 @dataclass
@@ -136,13 +145,23 @@ async def progress(
         await asyncio.sleep(LOOK_S)
 
 
-async def text(control: Control, run_id: int) -> AsyncIterator[str]:
-    """Yield a run's lines for a terminal; the last is ``exit N``."""
+async def text(control: Control, run_id: int, *, paced: bool = False) -> AsyncIterator[str]:
+    """Yield a run's lines for a terminal; the last is ``exit N``.
+
+    `paced`: each second also ``pace {…}``, how far the running step is, for a bar; else a line
+    for people now and then.
+    """
     code = 1
-    async for update in progress(control, run_id):
-        code = update.standing.exit_code or 0
+    beats = round((PACE_S if paced else TELL_S) / LOOK_S)
+    async for update in progress(control, run_id, beats=beats):
+        at = update.standing
+        code = at.exit_code or 0
         for line in update.lines:
             yield f"{line}\n"
+        if paced and at.pace is not None:
+            yield f"pace {json.dumps(asdict(at.pace))}\n"
+        elif at.pace is not None and at.pace.text and not update.lines:
+            yield f"  ..    {at.pace.step:<18} {at.pace.text}\n"
     yield f"exit {code}\n"
 
 

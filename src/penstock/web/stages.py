@@ -63,6 +63,7 @@ class Line:
     reason: str
     link: str | None
     current: bool
+    running: bool = False
 
 
 def rail(at: Standing, now: datetime) -> list[Mark]:
@@ -98,6 +99,7 @@ def lines(at: Standing, now: datetime) -> list[Line]:
                 reason="" if step is None else step.reason,
                 link=None if step is None or step.log is None else f"?step={key[0]}/{key[1]}",
                 current=at.shown is step and step is not None,
+                running=step is not None and step is at.running,
             )
         )
     return [*told, *_people_and_traffic(at, now)]

@@ -204,6 +204,7 @@ def run_json(at: Standing) -> dict[str, Any]:
         "created_at": run.created_at,
         "updated_at": run.updated_at,
         "steps": at.steps,
+        "pace": at.pace,
         "results": at.results,
         "approval": at.approval.id if at.approval is not None and waiting else None,
         "rollout": at.rollout.id if at.rollout is not None else None,

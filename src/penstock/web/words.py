@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -163,6 +164,20 @@ def _float_text(value: float) -> str:
         return f"{value:.1g}" if size < 0.0001 else f"{value:.4f}"
     decimals = next((d for at, d in ((100, 0), (10, 1), (1, 2)) if size >= at), 3)
     return f"{value:,.{decimals}f}"
+
+
+def marked(text: str, looked_for: str) -> Iterator[tuple[str, bool]]:
+    """Cut a text where it holds what was looked for, and say of each part whether it is it.
+
+    Examples
+    --------
+    >>> list(marked("Loss 0.4, loss 0.3", "loss"))
+    [('Loss', True), (' 0.4, ', False), ('loss', True), (' 0.3', False)]
+    """
+    parts = re.split(f"({re.escape(looked_for)})", text, flags=re.IGNORECASE)
+    for number, part in enumerate(parts):
+        if part:
+            yield part, number % 2 == 1
 
 
 def quality_of(found: Mapping[str, Any]) -> str:
