@@ -453,7 +453,7 @@ def test_lines_with_a_text_are_found_in_a_run_and_across_a_model(
     found = {"lines": [line], "ended": "end", "sentence": "1 line holds “loss”."}
     server.tell("GET /api/runs/7/log/search?q=loss", found)
     server.tell("GET /api/models/m/log/search?q=loss", found)
-    none = {"lines": [], "ended": "end", "sentence": "No line holds “x”."}
+    none: dict[str, Any] = {"lines": [], "ended": "end", "sentence": "No line holds “x”."}
     server.tell("GET /api/runs/7/log/search?q=x", none)
 
     assert penstock("logs", "7", "--grep", "loss").out == "build/train:3  loss 0.3\n"
