@@ -142,6 +142,22 @@ class Client:
         """Return one version: what it is made of, its documents, its checks."""
         return self._data(_Call("GET", f"{_model(model)}/versions/{int(number)}"))
 
+    def card(self, model: str, number: int) -> Any:
+        """Return a version's model card as Markdown, and what its author left empty."""
+        return self._data(_Call("GET", f"{_model(model)}/versions/{int(number)}/card"))
+
+    def card_page(self, model: str, number: int) -> bytes:
+        """Return the same as one HTML file."""
+        path = f"{_model(model)}/versions/{int(number)}/card.html"
+        with self._open(_Call("GET", path), root=self.url) as answer:
+            return answer.read()
+
+    def document(self, model: str, number: int, name: str) -> IO[bytes]:
+        """Return one of a version's documents; read it to its end and close it."""
+        kept = urllib.parse.quote(name, safe="")
+        path = f"{_model(model)}/versions/{int(number)}/documents/{kept}"
+        return self._open(_Call("GET", path, timeout_s=600))
+
     def explanation(self, model: str, number: int) -> Any:
         """Return what a version looks at."""
         return self._data(_Call("GET", f"{_model(model)}/versions/{int(number)}/explain"))

@@ -967,3 +967,14 @@ def test_a_secret_on_the_command_line_is_refused(penstock: Penstock, key: str) -
 
     assert (result.code, "PS049" in result.err) == (2, True)
     assert "hush" not in result.err
+
+
+def test_a_card_is_shown_and_its_gaps_are_said(penstock: Penstock, server: FakeServer) -> None:
+    told = {"markdown": "# m@3\n", "gaps": ["risks"], "risk": "high"}
+    server.tell("GET /api/models/m/versions/3/card", told)
+
+    found = penstock("card", "m@3")
+
+    assert found.out == "# m@3\n"
+    assert "nothing of risks: at risk high nobody can approve this." in found.err
+    assert penstock("card", "m").code == 2

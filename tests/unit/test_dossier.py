@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from penstock.check.dossier import Subject, digest, dossier, markdown, read_card
+from penstock.check.dossier import Subject, digest, dossier, markdown
+from penstock.config.card import read_card
 from penstock.domain import JSON, CheckResult, Verdict
 
 SUBJECT = Subject(

@@ -143,7 +143,7 @@ def test_the_last_lines_and_the_whole_log_come_over_the_api(home: House) -> None
     home.step(run, ("build", "train"), log="one\ntwo\nthree\n")
 
     told = get(home, f"/api/runs/{run.id}/log?tail=2").json()["data"]
-    whole = get(home, f"/runs/{run.id}/log.txt?step=build/train")
+    whole = get(home, f"/api/runs/{run.id}/log/whole?step=build/train")
 
     assert (told["text"], told["next"]) == ("two\nthree\n", 14)
     assert whole.text == "one\ntwo\nthree\n"

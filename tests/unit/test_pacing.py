@@ -13,6 +13,7 @@ from penstock.cli.pacing import Pacing
 from penstock.cli.session import Session
 from penstock.domain import Run, RunState
 from penstock.records import runs
+from penstock.records.pace import TAKEN_OVER
 from penstock.web import events
 from penstock.web.pacing import Pace
 from tests.unit.web_rig import House, get, house
@@ -73,7 +74,7 @@ def test_an_estimate_is_never_done_and_says_when_it_was_too_short(home: House) -
 
 
 def test_what_was_taken_over_or_failed_says_nothing_about_how_long_it_takes(home: House) -> None:
-    trained(home, 0.1, reason=f"{runs.TAKEN_OVER} credit-default@1")
+    trained(home, 0.1, reason=f"{TAKEN_OVER} credit-default@1")
     run = home.move(home.push(), RunState.BUILDING, "The stage build runs.")
     home.step(run, TRAIN, "failed", seconds=3)
     home.move(run, RunState.FAILED, "x", ended_by="check")

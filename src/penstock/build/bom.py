@@ -31,6 +31,7 @@ from packaging.utils import canonicalize_name
 
 from penstock.build.pickle_listing import listed
 from penstock.build.provenance import Claim, Source
+from penstock.config.card import read_card
 from penstock.domain import JSON
 
 # The library's decorators hide its own types from a type checker.
@@ -46,7 +47,6 @@ SAFE = frozenset({"skops", "onnx", "xgboost", "lightgbm", "catboost"})
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?==([^\s;\\]+)")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _MOST_FILES = 500
-_MOST_HEAD = 64 << 10
 _OWN_LOADERS = ("mlflow.",)
 
 
@@ -192,7 +192,7 @@ def _model(bill: Bill, *, code: bool) -> Any:
         "penstock:format:loads": "code" if code else "safe",
         "penstock:environment": claim.lock_digest,
     }
-    head = card_head(bill.card)
+    head = read_card(bill.card).fields or {}
     stated = head.get("license")
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
@@ -262,7 +262,7 @@ def _licenses(stated: str | None) -> list[Any]:
 
 
 def _model_card(bill: Bill) -> JSON:
-    described, head = bill.description, card_head(bill.card)
+    described, head = bill.description, (read_card(bill.card).fields or {})
     parameters: dict[str, Any] = {
         "approach": {"type": "supervised"},
         "datasets": [{"ref": f"data:{one.name}"} for one in bill.data],
@@ -288,18 +288,6 @@ def _model_card(bill: Bill) -> JSON:
     if considered:
         card["considerations"] = considered
     return card
-
-
-def card_head(card: str) -> Mapping[str, Any]:
-    """Return the YAML head of a model card; empty where there is none that can be read."""
-    if not card.startswith("---\n"):
-        return {}
-    head, found, _ = card[4:_MOST_HEAD].partition("\n---")
-    try:
-        told: Any = yaml.safe_load(head) if found else None
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    return cast("dict[str, Any]", told) if isinstance(told, dict) else {}
 
 
 def _texts(head: Mapping[str, Any], *names: str) -> list[str]:

@@ -24,10 +24,10 @@ from penstock.build.detect import dependency_file, model_places, run_command
 from penstock.build.model_files import CERTAIN_ENDINGS
 from penstock.build.suggest import read_table
 from penstock.config import Evaluate, ModelConfig, read
+from penstock.config.card import PARTS, read_card
 from penstock.errors import ConfigurationError, PenstockError
 
 FEW_ROWS = 100
-CARD_FIELDS = ("benefit", "work", "risks")
 Level = Literal["ok", "warning", "error"]
 
 
@@ -228,9 +228,9 @@ def _card(project: Path, config: ModelConfig) -> Iterator[Finding]:
         yield Finding("warning", "CARD.md", text, file="CARD.md", fix="penstock init")
         return
     text = path.read_text(encoding="utf-8", errors="replace")
-    empty = [field for field in CARD_FIELDS if not _card_says(text, field)]
+    empty = read_card(text).gaps
     if not empty:
-        yield Finding("ok", "CARD.md", ", ".join(CARD_FIELDS), file="CARD.md")
+        yield Finding("ok", "CARD.md", ", ".join(PARTS), file="CARD.md")
         return
     named = " and ".join(f'"{field}"' for field in empty)
     verb = "is" if len(empty) == 1 else "are"
@@ -239,15 +239,6 @@ def _card(project: Path, config: ModelConfig) -> Iterator[Finding]:
     else:
         why = f"{named} {verb} empty: people who approve would miss it."
     yield Finding("warning", "CARD.md", why, file="CARD.md", fix="Write a sentence for each.")
-
-
-def _card_says(text: str, field: str) -> bool:
-    """Whether a card has a word on a field, in its head or under a heading of that name."""
-    head = re.match(r"---\n(.*?)\n---(\n|$)", text, re.DOTALL)
-    in_head = head and re.search(rf"^{field}:[ \t]*(\S.*)$", head[1], re.MULTILINE)
-    heading = rf"(?ims)^##\s+{field}[ \t]*\n(.*?)(?=^#|\Z)"
-    below = re.search(heading, text)
-    return bool(in_head) or (below is not None and bool(below[1].strip()))
 
 
 def _committed_models(config: ModelConfig, tracked: frozenset[str] | None) -> Iterator[Finding]:

@@ -10,21 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from penstock.config.card import Card, read_card
 from penstock.domain import JSON, CheckResult, Verdict
 
 SCHEMA = "penstock.dossier/1"
 
 _MEANING = {
-    "benefit": ("What you gain", ("benefit", "benefits", "gain", "what you gain")),
-    "work": ("What it costs", ("work", "cost", "costs", "what it costs")),
-    "risks": ("What could go wrong", ("risks", "risk", "what could go wrong")),
+    "benefit": "What you gain",
+    "work": "What it costs",
+    "risks": "What could go wrong",
 }
-"""Parts that only people know: key in CARD.md's head, title, headings that hold it as well."""
+"""Titles of the parts that only people know, by their key in CARD.md."""
 
 _QUESTIONS = {
     "smoke": "Does it work as every model must?",
@@ -62,35 +62,6 @@ class Subject:
     """Number of the version in use; None for a first version."""
     data_made_by_build: bool = False
     """The evaluation data came out of the same build as the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """CARD.md: a head of ``key: value`` between ``---`` lines, then text under headings."""
-
-    head: Mapping[str, str]
-    sections: Mapping[str, str]
-    """By heading, in small letters."""
-
-
-def read_card(text: str) -> Card:
-    r"""Read CARD.md; what is not understood is left out, never an error.
-
-    The head may hold lists and folded text: indented or dashed lines belong to the key above.
-
-    Examples
-    --------
-    >>> card = read_card("---\nbenefit: fewer losses\nrisks:\n  - drift\n---\n## Work\nNone.\n")
-    >>> dict(card.head), dict(card.sections)
-    ({'benefit': 'fewer losses', 'risks': '- drift'}, {'work': 'None.'})
-    """
-    lines = text.replace("\r\n", "\n").lstrip("\ufeff\n ").split("\n")
-    head: list[str] = []
-    if lines[0].strip() == "---":
-        ends = [number for number, line in enumerate(lines) if number and line.strip() == "---"]
-        if ends:
-            head, lines = lines[1 : ends[0]], lines[ends[0] + 1 :]
-    return Card(_head(head), _sections(lines))
 
 
 def dossier(
@@ -200,48 +171,10 @@ def markdown(document: JSON) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(lines: Sequence[str]) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    key: str | None = None
-    for line in lines:
-        match = re.match(r"([A-Za-z_][\w-]*)\s*:(.*)$", line)
-        if match:
-            key = str(match[1]).lower()
-            first = match[2].strip()
-            # A lone | or > announces the lines that follow; it is no text.
-            found[key] = [] if first in {"", "|", ">", "|-", ">-"} else [_unquoted(first)]
-        elif key is not None and line.strip() and not line.lstrip().startswith("#"):
-            found[key].append(line.strip())
-    return {name: "\n".join(parts) for name, parts in found.items()}
-
-
-def _unquoted(text: str) -> str:
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1]
-    return re.split(r"\s+#", text, maxsplit=1)[0]
-
-
-def _sections(lines: Sequence[str]) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    heading: str | None = None
-    fenced = False
-    for line in lines:
-        fenced ^= line.lstrip().startswith("```")
-        match = None if fenced else re.match(r"(#{1,2})\s+(.+?)\s*#*$", line)
-        if match:
-            heading = str(match[2]).lower()
-            found.setdefault(heading, [])
-        elif heading is not None:
-            found[heading].append(line)
-    return {name: "\n".join(parts).strip() for name, parts in found.items()}
-
-
 def _meaning(card: Card) -> list[JSON]:
     parts: list[JSON] = []
-    for key, (title, headings) in _MEANING.items():
-        told = card.head.get(key, "")
-        for heading in headings:
-            told = told or card.sections.get(heading, "")
+    for key, title in _MEANING.items():
+        told = card.part(key)
         missing = None if told else f"CARD.md says nothing here: add `{key}` to its head."
         parts.append({"key": key, "title": title, "text": told or None, "missing": missing})
     return parts

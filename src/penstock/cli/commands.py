@@ -19,6 +19,7 @@ import typer
 from penstock import __version__
 from penstock.cli import (
     adopting,
+    cards,
     deciding,
     experiments,
     fairness,
@@ -81,6 +82,7 @@ for module in (
     looking,
     experiments,
     fairness,
+    cards,
     deciding,
     trust,
     machine,

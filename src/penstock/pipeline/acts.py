@@ -14,6 +14,7 @@ from penstock.config import ServerSettings
 from penstock.deploy import approval, rollout, staging
 from penstock.deploy.approval import Voter
 from penstock.domain import (
+    Document,
     Role,
     Rollout,
     RolloutState,
@@ -25,7 +26,7 @@ from penstock.errors import ConflictError, NotFoundError
 from penstock.pipeline import exporting, proving
 from penstock.pipeline.proving import Places
 from penstock.ports import ArtifactStore, Engine
-from penstock.records import approvals, rollouts, runs, tokens, verifications, watch
+from penstock.records import approvals, documents, rollouts, runs, tokens, verifications, watch
 from penstock.records.database import Change, Database
 
 _WORKING = {RunState.QUEUED, RunState.BUILDING, RunState.TESTING}
@@ -212,6 +213,13 @@ class Acts:
         """Give a version as an archive, piece by piece; it is proved before the first."""
         (version,) = proving.sealed(self.places, model, number)
         return exporting.prepared(self.places, version, signed=signed).stream()
+
+    def document(self, model: str, number: int, name: str) -> tuple[Document, Iterator[bytes]]:
+        """Return one of a version's documents and its bytes, verified before the first."""
+        with self.database.read() as connection:
+            runs.version_of(connection, model, number)
+            of = documents.get(connection, model, number, name)
+        return of, exporting.stored(self.store, of.digest)
 
     def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:
         """Keep true answers by prediction id; return how many were new."""

@@ -66,7 +66,10 @@ def _bill(work: Work, claim: Claim, files: Mapping[str, str], origin: Origin) ->
         own_metrics=_own_metrics(work),
         at=origin.ended_at,
     )
-    return bom.write(bill, code=bom.runs_code(staged, description, models))
+    code = bom.runs_code(staged, description, models)
+    told = {"format": description["format"], "code": code}
+    work.report("format").write_text(json.dumps(told), encoding="utf-8")
+    return bom.write(bill, code=code)
 
 
 def _own_metrics(work: Work) -> dict[str, float]:
@@ -95,7 +98,7 @@ def _origin(work: Work, plan: Plan, prepared: JSON, found: Seal) -> Origin:
         commit=run.commit,
         config_digest=_config_digest(work),
         command=plan.run,
-        python=_python_of(lock),
+        python=python_of(lock),
         lock=Source(
             "requirements.lock",
             _sha256(lock),
@@ -175,7 +178,8 @@ def _written(work: Work, name: str, content: bytes) -> Path:
     return path
 
 
-def _python_of(lock: Path) -> str:
+def python_of(lock: Path) -> str:
+    """Return the Python version that a lock was made for; empty where it does not say."""
     with lock.open(encoding="utf-8") as file:
         head = re.match(r"# python ([0-9.]+)", file.readline())
     return head[1] if head is not None else ""

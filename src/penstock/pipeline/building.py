@@ -10,7 +10,9 @@ import json
 import os
 import re
 import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ from penstock.pipeline import (
     adopting,
     attesting,
     capturing,
+    carding,
     checking,
     gathering,
     own_checks,
@@ -51,6 +54,7 @@ async def build(work: Work) -> None:
     await work.durable("checks", lambda: checking.checks(work))
     if work.config().check:
         await own_checks.own_checks(work)
+    await work.durable("card", partial(carding.keep, work))
 
 
 def begun(work: Work) -> JSON:
@@ -126,6 +130,8 @@ def prepare(work: Work) -> JSON:
     found = detect(folder / "checkout", config)
     for note in found.notes:
         work.say("train", note)
+    facts = {"facts": [asdict(fact) for fact in found.facts]}
+    work.report("facts").write_text(json.dumps(facts), encoding="utf-8")
     evaluation = _kept_evaluation(work, config)
     masked = gathering.copies(work, config, folder / "checkout")
     build_limits(config.build, tools.limits)  # said before the environment is made
@@ -172,6 +178,14 @@ def _environment(work: Work, config: ModelConfig, repository: Path) -> tuple[str
         as_of=AsOf(files=min(files, now), added=min(added, now)),
     )
     packages = len(_locked(lock))
+    told = {
+        "files": list(wanted.files),
+        "as_of": min(files, now).isoformat(),
+        "packages": packages,
+        "python": attesting.python_of(lock),
+        "lock": digest,
+    }
+    work.report("environment").write_text(json.dumps(told), encoding="utf-8")
     with pacing.environment(work, digest, packages):
         python = tools.environments.ready(lock, log=work.log("train"))
     return digest, python

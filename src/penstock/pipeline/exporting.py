@@ -23,6 +23,7 @@ from penstock.build import pack, provenance, signing
 from penstock.domain import JSON, Document, Version
 from penstock.errors import ConflictError
 from penstock.pipeline.proving import Places
+from penstock.ports import ArtifactStore
 from penstock.records import documents
 
 _CHUNK = 1 << 20
@@ -163,6 +164,21 @@ def prepared(places: Places, version: Version, *, signed: bool) -> Export:
         kept = documents.documents(connection, version.model, version.number)
     described = pack.description(folder)
     return Export(places, version, folder, proof.key.pem, described, kept, signed)
+
+
+def stored(store: ArtifactStore, digest: str) -> Iterator[bytes]:
+    """Return the bytes of an artifact, piece by piece; it is verified before the first."""
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+        path = Path(folder) / "artifact"
+        store.get(digest, path)
+        opened = path.open("rb")  # what is open outlives its name
+
+    def pieces() -> Iterator[bytes]:
+        with opened:
+            while piece := opened.read(1 << 18):
+                yield piece
+
+    return pieces()
 
 
 def model_key(home: Path) -> Path:

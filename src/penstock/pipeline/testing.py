@@ -22,6 +22,7 @@ from penstock.deploy import approval, rollout, staging
 from penstock.domain import JSON, CheckResult, Environment, RunState, Verdict, Version
 from penstock.errors import StoppedError
 from penstock.inference.endpoint import Endpoint
+from penstock.pipeline import carding
 from penstock.pipeline.tools import Work, answers_of, evaluation_of, reasons, worst
 from penstock.records import rollouts, runs
 
@@ -34,6 +35,7 @@ async def test(work: Work) -> None:
     await work.step("deploy", lambda: deploy(work))
     await work.step("quality", lambda: judge_quality(work))
     await work.step("speed", lambda: judge_speed(work))
+    await work.durable("card", partial(carding.keep, work))
 
 
 def deploy(work: Work) -> JSON:

@@ -10,18 +10,16 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import Response, StreamingResponse
 
 from penstock import __version__
 from penstock.check import dossier
 from penstock.domain import Run
-from penstock.errors import NotFoundError, UsageError
+from penstock.errors import UsageError
 from penstock.records import approvals, fleet, rollouts, runs
 from penstock.web import (
     events,
@@ -29,7 +27,7 @@ from penstock.web import (
     explaining,
     fairness,
     git,
-    logs,
+    log_routes,
     trust,
     versions,
     views,
@@ -159,6 +157,7 @@ def routes(control: Control) -> APIRouter:
     explaining.api(router, control)
     fairness.api(router, control)
     versions.api(router, control)
+    log_routes.routes(router, control)
     return router
 
 
@@ -252,31 +251,6 @@ def _runs(router: APIRouter, control: Control) -> None:
         _run_for(control, request, "read", run_id)
         return answer("run", views.run_json(events.standing(control, run_id)))
 
-    @router.get("/api/runs/{run_id}/log")
-    def log(
-        request: Request,
-        run_id: int,
-        step: str | None = None,
-        after: int = 0,
-        tail: Annotated[int | None, Query(ge=1)] = None,
-    ) -> Response:
-        _run_for(control, request, "read", run_id)
-        at = events.standing(control, run_id)
-        return answer("log", log_piece(control, at, step, max(0, after), tail=tail))
-
-    @router.get("/api/runs/{run_id}/log/search")
-    def in_log(request: Request, run_id: int, q: str, step: str | None = None) -> Response:
-        _run_for(control, request, "read", run_id)
-        at = events.standing(control, run_id)
-        return _found(logs.search(logs.of_run(control, at, step), q))
-
-    @router.get("/api/models/{name}/log/search")
-    def in_logs(request: Request, name: str, q: str) -> Response:
-        require(request, "read", name)
-        with control.database.read() as connection:
-            runs.model_of(connection, name)
-        return _found(logs.search(logs.of_model(control, name), q))
-
     @router.get("/api/runs/{run_id}/stream")
     def stream(request: Request, run_id: int, *, paced: bool = False) -> Response:
         _run_for(control, request, "read", run_id)
@@ -294,59 +268,6 @@ def _runs(router: APIRouter, control: Control) -> None:
         again = control.acts.retry(person, run_id)
         text = f"Run {run_id} of {run.version} goes on, attempt {again.attempt}."
         return _done(text, f"penstock watch {run_id}")
-
-
-def _found(found: logs.Found) -> Response:
-    return answer("found", {**asdict(found), "sentence": found.sentence})
-
-
-def log_piece(
-    control: Control,
-    at: events.Standing,
-    step: str | None,
-    after: int,
-    *,
-    tail: int | None = None,
-) -> dict[str, Any]:
-    """Return a piece of a step's log, or of all steps' logs one behind the other.
-
-    `tail`: from so many lines before the end, wherever that is; `after` does not count then.
-    """
-    steps = at.steps
-    if step is not None:
-        stage, _, name = step.rpartition("/")
-        steps = [s for s in steps if s.name == name and stage in {"", s.stage}]
-        if not steps:
-            there = ", ".join(f"{s.stage}/{s.name}" for s in at.steps) or "none yet"
-            raise NotFoundError(
-                "PS836",
-                f"Run {at.run.id} has no step {step!r}; it has {there}.",
-                hint="Leave the step out to see all.",
-            )
-    files = [control.home / s.log for s in steps if s.log is not None]
-    if tail is not None:
-        after = logs.tail_start(files, tail)
-    text, next_, more = _piece(files, after)
-    ended = at.exit_code is not None and at.running is None
-    return {"text": text, "next": next_, "more": more, "ended": ended}
-
-
-def _piece(logs: list[Path], after: int) -> tuple[str, int, bool]:
-    """Read from the logs as if they were one file; each only grows while it is the last."""
-    begins = 0
-    for number, path in enumerate(logs):
-        size = path.stat().st_size if path.exists() else 0
-        if after < begins + size:
-            content = events.read_log(path, after - begins)
-            if after - begins + len(content) < size:
-                # In the midst of the file: up to a whole line, if there is one.
-                content = content[: content.rfind(b"\n") + 1] or content
-            lines = events.plain_lines(content)
-            end = after + len(content)
-            more = end < begins + size or number < len(logs) - 1
-            return "".join(f"{line}\n" for line in lines), end, more
-        begins += size
-    return "", after, False
 
 
 def _decisions(router: APIRouter, control: Control) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from penstock.config import ServerSettings
-from penstock.domain import Rollout, Run, Verification
+from penstock.domain import Document, Rollout, Run, Verification
 from penstock.ports import Clock
 from penstock.records.database import Database
 from penstock.records.runs import Push
@@ -73,6 +73,10 @@ class Acts(Protocol):
 
     def export(self, model: str, number: int, *, signed: bool) -> Iterator[bytes]:
         """Give a proved version as an archive, piece by piece."""
+        ...
+
+    def document(self, model: str, number: int, name: str) -> tuple[Document, Iterator[bytes]]:
+        """Return a version's document and its bytes."""
         ...
 
     def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:

@@ -12,7 +12,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from penstock.domain import Step
-from penstock.records import runs
+from penstock.records.pace import usual_s
 from penstock.web.words import duration
 
 MOST_SHARE = 0.99
@@ -43,10 +43,10 @@ def pace(connection: sa.Connection, model: str, step: Step | None, now: datetime
     if step.progress is not None:
         share = min(max(step.progress, 0.0), MOST_SHARE)
         return Pace(name, share, step.left_s, estimated=False, text=_told(step, share))
-    usual_s = runs.usual_s(connection, model, (step.stage, step.name))
-    if usual_s is None:
+    usual = usual_s(connection, model, (step.stage, step.name))
+    if usual is None:
         return Pace(name, None, None, estimated=False, text=step.doing)
-    return estimate(name, step.doing, (now - step.started_at).total_seconds(), usual_s)
+    return estimate(name, step.doing, (now - step.started_at).total_seconds(), usual)
 
 
 def estimate(name: str, doing: str, spent_s: float, usual_s: float) -> Pace:

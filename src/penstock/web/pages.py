@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -14,7 +13,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from penstock.domain import JSON, ROLLOUT_ENDED, RUN_ENDED, Role, Rollout, Verdict
 from penstock.errors import PenstockError, UsageError
@@ -249,17 +248,6 @@ def _runs(router: APIRouter, draw: Pages) -> None:
             **run_parts(control, view, step),
         )
 
-    @router.get("/runs/{run_id}/log.txt")
-    def whole_log(request: Request, run_id: int, step: str | None = None) -> Response:
-        view = views.run_view(control, run_id)
-        require(request, "read", view.at.run.model)
-        name = f"run-{run_id}.log" if step is None else f"run-{run_id}-{_plain(step)}.log"
-        return StreamingResponse(
-            logs.whole(logs.of_run(control, view.at, step)),
-            headers={"Content-Disposition": f'attachment; filename="{name}"'},
-            media_type="text/plain; charset=utf-8",
-        )
-
     @router.get("/runs/{run_id}/events")
     def run_events(request: Request, run_id: int) -> Response:
         with control.database.read() as connection:
@@ -273,11 +261,6 @@ def _runs(router: APIRouter, draw: Pages) -> None:
             return draw.fragment("_log.html", lines=lines)
 
         return live.stream(live.run(control, run_id, parts, log_lines))
-
-
-def _plain(name: str) -> str:
-    """Return a name that can stand in a header and on a disk."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def _run_acts(router: APIRouter, draw: Pages) -> None:
