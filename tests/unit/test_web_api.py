@@ -11,8 +11,8 @@ from penstock.client import Client
 from penstock.domain import RunState
 from penstock.errors import ConflictError, NotFoundError, StoppedError, UsageError
 from penstock.records import fleet, runs, watch
-from penstock.web.api import log_piece
 from penstock.web.events import standing
+from penstock.web.log_routes import log_piece
 from tests.unit import web_seed
 from tests.unit.web_rig import House, get, house, listening, send
 
