@@ -83,7 +83,7 @@ def test_measured_and_written_stand_apart_under_headings_of_their_own() -> None:
     said, measured = text.split("## Measured by Penstock")
     for words in (
         "## Intended use\n\nLoans.",
-        "## Benefit\n\n41 more found",
+        "## Benefit\n\n41 more",
         "## Work\n\n*CARD.md",
     ):
         assert words in said

@@ -6,6 +6,7 @@ as bytes. Every file gets the same old time, so that what a build writes is told
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ FILE_TIME_S = 315_532_800
 
 MAX_READ_BYTES = 8 << 20
 
+_FOR_PEOPLE = re.compile(rb"docs/|(CARD|README|LICEN[CS]E|CHANGELOG)[^/]*$", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TIMEOUT_S = 300
 _SETTINGS = (
@@ -121,6 +123,18 @@ def read_file(
         what = f"{path} has {int(match[2]):,} bytes; at most {limit:,} are read."
         raise StoppedError("PS204", what, hint="Keep large files under [data], not in this one.")
     return _Git(repository).run("cat-file", "blob", match[1].decode())
+
+
+def tree_digest(repository: Path, commit: str) -> str:
+    """Return SHA-256 over the names, modes and ids of a commit's files.
+
+    Without those that only people read: CARD.md, README and licence at the top, and ``docs/``.
+    """
+    _require(repository, commit)
+    listed = _Git(repository).run("ls-tree", "-r", "-z", "--full-tree", commit)
+    entries = [one for one in listed.split(b"\0") if one]
+    told = [one for one in entries if _FOR_PEOPLE.match(one.partition(b"\t")[2]) is None]
+    return hashlib.sha256(b"\0".join(told)).hexdigest()
 
 
 def _require(repository: Path, commit: str) -> None:

@@ -23,7 +23,7 @@ from penstock.domain import JSON, CheckResult, Verdict, Version
 from penstock.errors import PenstockError, StoppedError
 from penstock.inference.asking import Worker, WorkerAnswerError
 from penstock.monitor.period import reference
-from penstock.pipeline import explaining, fairness, surroundings
+from penstock.pipeline import explaining, fairness, keeping, surroundings
 from penstock.pipeline.surroundings import Champion
 from penstock.pipeline.tools import (
     Work,
@@ -34,6 +34,9 @@ from penstock.pipeline.tools import (
     worst,
     written,
 )
+
+KEPT = ("answers", "profile")
+"""The reports that step check leaves to those that follow."""
 
 
 def checks(work: Work) -> JSON:
@@ -108,8 +111,12 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
 
     The step stays open where checks of the project's own follow.
     """
-    work.report("answers").unlink(missing_ok=True)
     champion = surroundings.champion_of(work)
+    key = _key(work, champion)
+    kept = keeping.found(work, "check", key, *KEPT)
+    if kept is not None:
+        return _taken_over(work, kept, champion)
+    work.report("answers").unlink(missing_ok=True)
     before = champion.version.signature if champion is not None else None
     work.progress("check", 0.1, doing="asks it as every model is asked")
     features = asked.evaluation.for_columns(asked.names)
@@ -139,11 +146,41 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
             results += [parity.reloads(first, again.result()), _golden(work, asked, first, few)]
         work.progress("check", 0.95, doing="looks at size, packages and licences")
         results += _supply(work, asked, champion)
+    if told is not None:
+        keeping.keep(work, "check", key, results, *KEPT)
     results = surroundings.beside(results, champion)
     work.keep(results)
     if told is None or not work.config().check:
         work.end("check", worst(results), reasons(results))
     return told is not None
+
+
+def _key(work: Work, champion: Champion | None) -> str:
+    """Return what the checks depend on: all that training could read, too, for leaks."""
+    config, settings = work.config(), server_settings(work.tools.home / "server.toml")
+    inputs = work.report("inputs")
+    before = None
+    if champion is not None:
+        before = [str(champion.version), champion.version.signature, champion.bytes]
+    looked_at: dict[str, Any] = {
+        "tree": keeping.tree(work),
+        "inputs": json.loads(inputs.read_text(encoding="utf-8")) if inputs.is_file() else None,
+        "golden": surroundings.golden_digest(work),
+        "quality": config.quality.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "supply": settings.supply.model_dump(mode="json"),
+        "champion": before,
+    }
+    return keeping.key(work, "check", looked_at)
+
+
+def _taken_over(work: Work, kept: keeping.Kept, champion: Champion | None) -> bool:
+    """Do step check with what it found before: nothing that it looks at has changed."""
+    results = surroundings.beside(kept.results, champion)
+    work.keep(results)
+    if not work.config().check:
+        work.end("check", worst(results), f"{kept.sentence(work)}; {reasons(results)}")
+    return True
 
 
 def _answers_of_another(work: Work, asked: _Asked, folder: Path, rows: pa.Table) -> Answers | str:

@@ -19,6 +19,7 @@ from penstock.check.explanation.exact import Exact
 from penstock.check.measures import class_text
 from penstock.domain import JSON, CheckResult
 from penstock.errors import NotFoundError
+from penstock.pipeline import keeping
 from penstock.pipeline.tools import Work, worst
 from penstock.records import documents, rollouts
 
@@ -48,22 +49,33 @@ def explain(work: Work, ask: Ask, evaluation: Evaluation, folder: Path) -> None:
         exact=_exact(work, folder),
         told=_told(work),
     )
-    found = report.explain(
-        subject, budget_s=settings.budget_s, plan=report.Plan(shown=settings.examples)
-    )
-    results = [report.result(found)]
-    results += _change(work, found)
+    exact = subject.exact is not None
+    key = keeping.key(work, "explain", {**settings.model_dump(mode="json"), "exact": exact})
+    kept = keeping.found(work, "explain", key, "explain")
+    path = work.report("explain")
+    if kept is not None:
+        found = cast("JSON", json.loads(path.read_text(encoding="utf-8")))
+        results = kept.results
+    else:
+        found = report.explain(
+            subject, budget_s=settings.budget_s, plan=report.Plan(shown=settings.examples)
+        )
+        results = [report.result(found)]
+        path.write_text(json.dumps(found), encoding="utf-8")
+        keeping.keep(work, "explain", key, results, "explain")
+    results = results + _change(work, found)
     # A report never stops a run and asks nobody: what it could not say is shown, and that is all.
     results = [replace(one, evidence={**one.evidence, "gate": False}) for one in results]
-    path = work.report("explain")
     path.write_text(json.dumps(found), encoding="utf-8")
     work.document("explain", path, "application/json")
     work.keep(results)
-    for one in found["spent"]:
+    for one in found["spent"] if kept is None else ():
         work.say("explain", f"{one['what']}: {one['seconds']:.1f} s, {one['rows']:,} rows")
     for one in found["skipped"]:
         work.say("explain", f"skipped {one['what']}: {one['why']}")
-    work.end("explain", worst(results), "; ".join(one.summary for one in results))
+    said = [one.summary for one in results]
+    said = said if kept is None else [kept.sentence(work), *said]
+    work.end("explain", worst(results), "; ".join(said))
 
 
 def _change(work: Work, found: JSON) -> list[CheckResult]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import cast
+from typing import Any, cast
 
 from penstock.check.answers import Answers
 from penstock.check.evaluation import Evaluation
 from penstock.check.fairness import change, report
 from penstock.domain import CheckResult, Version
-from penstock.pipeline import surroundings
+from penstock.pipeline import keeping, surroundings
 from penstock.pipeline.tools import Work, answers_of, read_told, reasons, worst
 
 
@@ -22,22 +22,31 @@ def fairness(work: Work, evaluation: Evaluation) -> None:
         work.end("fairness", "skipped", "[evaluate] sensitive names no column")
         return
     answers = answers_of(read_told(work.report("answers")), version.signature)
-    found = report.fairness(
-        evaluation,
-        evaluation.label,
-        answers,
-        task=str(version.signature["task"]),
-        settings=config.fairness,
-        label=config.evaluate.label,
-    )
-    results = found.results + _change(work, version, evaluation, answers, found)
+    key = keeping.key(work, "fairness", config.fairness.model_dump(mode="json"))
+    kept = keeping.found(work, "fairness", key, "fairness")
     path = work.report("fairness")
+    if kept is not None:
+        told = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+        found = report.FairnessReport(kept.results, told)
+    else:
+        found = report.fairness(
+            evaluation,
+            evaluation.label,
+            answers,
+            task=str(version.signature["task"]),
+            settings=config.fairness,
+            label=config.evaluate.label,
+        )
+        path.write_text(json.dumps(found.report), encoding="utf-8")
+        keeping.keep(work, "fairness", key, found.results, "fairness")
+    results = found.results + _change(work, version, evaluation, answers, found)
     path.write_text(json.dumps(found.report), encoding="utf-8")
     work.document("fairness", path, "application/json")
     work.keep(results)
     for one in found.report["skipped"]:
         work.say("fairness", f"skipped {one['what']}: {one['why']}")
-    work.end("fairness", worst(results), reasons(results))
+    said = reasons(results) if kept is None else f"{kept.sentence(work)}; {reasons(results)}"
+    work.end("fairness", worst(results), said)
 
 
 def _change(

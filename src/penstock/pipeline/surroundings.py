@@ -182,6 +182,15 @@ def keep_golden(work: Work, checkout: Path, model: Path) -> None:
             return
 
 
+def golden_digest(work: Work) -> str | None:
+    """Return SHA-256 of the golden rows that training wrote; None where it wrote none."""
+    for name in GOLDEN:
+        path = work.folder / name
+        if path.is_file():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    return None
+
+
 def golden_rows(work: Work) -> pa.Table | str | None:
     """Return the golden rows, why they cannot be read, or None where training wrote none."""
     for name in GOLDEN:
