@@ -260,7 +260,8 @@ def _sweep() -> None:
     while _reap():
         for number in (signal.SIGSTOP, signal.SIGKILL):
             _send(tree(os.getpid(), parents())[1:], number)
-        time.sleep(0.002)
+        with suppress(ChildProcessError):
+            os.waitpid(-1, 0)  # one that was sent the signal ends now
 
 
 def _reap() -> bool:
