@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
-from markupsafe import Markup
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from penstock.errors import NotFoundError
-from penstock.records import runs
-from penstock.web import curves, words
+from penstock.web import curves, reports, words
 from penstock.web.access import require
 from penstock.web.control import Control
-from penstock.web.drawing import HERE, Pages
+from penstock.web.drawing import Pages
 from penstock.web.envelope import answer
 
 SCHEMA = "penstock.explain/1"
@@ -62,12 +59,7 @@ def routes(draw: Pages) -> APIRouter:
     @router.get(f"{_AT}.html")
     def file(request: Request, name: str, number: int) -> Response:
         require(request, "read", name)
-        sheets = [(HERE / "static" / one).read_text("utf-8") for one in ("tokens.css", "app.css")]
-        style = Markup("\n".join(sheets))  # noqa: S704  our own sheets, which hold quotes
-        drawn = draw.fragment("explain_file.html", style=style, **_parts(control, name, number))
-        # It carries its own style, which our policy for pages forbids; it is a file to keep.
-        named = f'attachment; filename="{name}-{number}-explain.html"'
-        return HTMLResponse(drawn, headers={"Content-Disposition": named})
+        return reports.as_file(draw, (name, number), "explain", **_parts(control, name, number))
 
     return router
 
@@ -80,20 +72,12 @@ def report_of(control: Control, name: str, number: int) -> dict[str, Any]:
     NotFoundError
         PS355: it has none, or one of another release.
     """
-    with control.database.read() as connection:
-        version = runs.version_of(connection, name, number)
-    path = control.home / "runs" / str(version.run_id) / "reports" / "explain.json"
-    try:
-        report: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = None
-    if not isinstance(report, dict) or cast("dict[str, Any]", report).get("schema") != SCHEMA:
-        raise NotFoundError(
-            "PS355",
-            f"{name}@{number} has no explanation.",
-            hint="It is made by step explain, when [evaluate] is set: penstock status.",
-        )
-    return cast("dict[str, Any]", report)
+    missing = NotFoundError(
+        "PS355",
+        f"{name}@{number} has no explanation.",
+        hint="It is made by step explain, when [evaluate] is set: penstock status.",
+    )
+    return reports.report_of(control, (name, number), "explain", SCHEMA, missing)
 
 
 def _parts(control: Control, name: str, number: int) -> dict[str, Any]:

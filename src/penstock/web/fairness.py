@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
-from markupsafe import Markup
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from penstock.errors import NotFoundError
-from penstock.records import runs
+from penstock.web import reports
 from penstock.web.access import require
 from penstock.web.control import Control
-from penstock.web.drawing import HERE, Pages
+from penstock.web.drawing import Pages
 from penstock.web.envelope import answer
 from penstock.web.words import number as written
 
@@ -117,13 +115,8 @@ def routes(draw: Pages) -> APIRouter:
     @router.get(f"{_AT}.html")
     def file(request: Request, name: str, number: int) -> Response:
         require(request, "read", name)
-        sheets = [(HERE / "static" / one).read_text("utf-8") for one in ("tokens.css", "app.css")]
-        style = Markup("\n".join(sheets))  # noqa: S704  our own sheets, which hold quotes
         parts = parts_of(control, name, number)
-        drawn = draw.fragment("fairness_file.html", style=style, **parts)
-        # It carries its own style, which our policy for pages forbids; it is a file to keep.
-        named = f'attachment; filename="{name}-{number}-fairness.html"'
-        return HTMLResponse(drawn, headers={"Content-Disposition": named})
+        return reports.as_file(draw, (name, number), "fairness", **parts)
 
     return router
 
@@ -136,20 +129,12 @@ def report_of(control: Control, name: str, number: int) -> dict[str, Any]:
     NotFoundError
         PS353: it has none, or one of another release.
     """
-    with control.database.read() as connection:
-        version = runs.version_of(connection, name, number)
-    path = control.home / "runs" / str(version.run_id) / "reports" / "fairness.json"
-    try:
-        report: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = None
-    if not isinstance(report, dict) or cast("dict[str, Any]", report).get("schema") != SCHEMA:
-        raise NotFoundError(
-            "PS353",
-            f"{name}@{number} has no fairness report.",
-            hint="Step fairness makes it when [evaluate] sensitive names a column.",
-        )
-    return cast("dict[str, Any]", report)
+    missing = NotFoundError(
+        "PS353",
+        f"{name}@{number} has no fairness report.",
+        hint="Step fairness makes it when [evaluate] sensitive names a column.",
+    )
+    return reports.report_of(control, (name, number), "fairness", SCHEMA, missing)
 
 
 def parts_of(control: Control, name: str, number: int) -> dict[str, Any]:

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
-from markupsafe import Markup
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from penstock.build import card
 from penstock.config.card import read_card
 from penstock.domain import JSON, CheckResult, Deployment, Document, Run, Verdict, Version
 from penstock.pipeline import carding
 from penstock.records import documents, rollouts, runs
-from penstock.web import markdown
+from penstock.web import markdown, reports
 from penstock.web.access import require
 from penstock.web.control import Control
-from penstock.web.drawing import HERE, Pages
+from penstock.web.drawing import Pages
 from penstock.web.envelope import answer
 from penstock.web.words import Look
 
@@ -163,12 +162,8 @@ def routes(draw: Pages) -> APIRouter:
     @router.get(f"{_AT}/card.html")
     def card_file(request: Request, name: str, number: int) -> Response:
         require(request, "read", name)
-        sheets = [(HERE / "static" / one).read_text("utf-8") for one in ("tokens.css", "app.css")]
-        style = Markup("\n".join(sheets))  # noqa: S704 -- our own sheets, which hold quotes
-        drawn = draw.fragment("card_file.html", style=style, **_card(control, name, number))
-        # It carries its own style, which our policy for pages forbids; it is a file to keep.
-        named = f'attachment; filename="{name}-{number}-card.html"'
-        return HTMLResponse(drawn, headers={"Content-Disposition": named})
+        parts = _card(control, name, number)
+        return reports.as_file(draw, (name, number), "card", **parts)
 
     return router
 
