@@ -59,12 +59,15 @@ def test_a_version_that_was_just_built_is_proved_by_the_server_and_without_it(
 def test_a_rebuild_is_compared_bit_for_bit_and_another_seed_shows_the_spread(
     at: tuple[Server, Path],
 ) -> None:
-    server, _ = at
+    server, folder = at
 
     code, same = told(server, "verify", "toy@1", "--rebuild")
+    twice = server.cli("build", "--twice", cwd=folder / "toy")
     other_code, other = told(server, "verify", "toy@1", "--seed", "7")
 
     assert (code, same["data"][0]["reading"]) == (0, "bit for bit")
+    assert (twice.returncode, "bit for bit" in twice.stdout) == (0, True), twice.stdout
+    assert server.cli("build", cwd=folder / "toy").returncode == 2
     assert (other_code, other["data"][0]["reading"]) == (5, "differs")
     assert "not reproducible" in other["data"][0]["sentence"]
     assert other["data"][0]["quality"]["log_loss"]["difference"] != 0

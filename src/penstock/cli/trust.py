@@ -17,8 +17,8 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from penstock.cli import machine
-from penstock.cli.session import Session, columns, session
+from penstock.cli import looking, machine
+from penstock.cli.session import Session, columns, git, session
 from penstock.errors import IntegrityError, StoppedError, UsageError
 
 key = typer.Typer(help="The keys that attestations are signed with.", no_args_is_help=True)
@@ -118,6 +118,44 @@ def verify(
     here.data("verification", told)
     # A build that comes out otherwise is no broken proof: the version is what was signed.
     return 0 if passed else (StoppedError if rebuild else IntegrityError).exit_code
+
+
+def build(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="NAME@VERSION; without, this commit's.")
+    ] = None,
+    *,
+    twice: Annotated[bool, typer.Option("--twice", help="A second time, and compare.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="The second time with this PENSTOCK_SEED.", min=0)
+    ] = None,
+) -> int:
+    """Build a version a second time on the server, and say how far the two lie apart."""
+    here = session(ctx)
+    if not twice:
+        raise UsageError(
+            "PS145",
+            "A push builds; what can be asked for is a second build, to be compared.",
+            hint="penstock push, or: penstock build --twice",
+        )
+    wanted = name or _of_this_commit(here)
+    if named(wanted)[1] is None:
+        raise _no_version(wanted)
+    return verify(ctx, wanted, all_=False, rebuild=True, seed=seed, local=False)
+
+
+def _of_this_commit(here: Session) -> str:
+    from penstock.config import read
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        raise UsageError(
+            "PS060", "Here is no commit.", hint="Name one: penstock build --twice NAME@VERSION."
+        )
+    model = read(Path("penstock.toml")).model.name
+    run = here.client().run(looking.run_of_commit(here.client(), model, commit))
+    return f"{model}@{run['number']}"
 
 
 def export(
@@ -284,4 +322,4 @@ def _show(here: Session, result: dict[str, Any]) -> None:
         here.write(f"  Try: {result['hint']}")
 
 
-COMMANDS = (verify, export)
+COMMANDS = (build, verify, export)
