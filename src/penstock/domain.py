@@ -150,6 +150,12 @@ class CheckResult:
     ``low``, ``high`` (an interval), ``rows``, ``reading`` (a word under the verdict) and
     ``question`` (the question that a lay person asks)."""
 
+    @property
+    def reported(self) -> bool:
+        """Whether it passed for want of a limit: it says what was measured, and judges nothing."""
+        reading = self.evidence.get("reading")
+        return self.verdict is Verdict.PASSED and reading in {"reported", "measured", "no limit"}
+
 
 @dataclass(frozen=True, slots=True)
 class Model:

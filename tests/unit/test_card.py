@@ -74,6 +74,7 @@ RESULTS = [
     CheckResult("fairness.sex", Verdict.UNDECIDED, "few cases", {}),
     CheckResult("smoke.loads", Verdict.PASSED, "loads", {}),
     CheckResult("speed.p95", Verdict.FAILED, "p95 80 ms > 25 ms", {}),
+    CheckResult("speed.p50", Verdict.PASSED, "p50 9 ms, no limit", {"reading": "no limit"}),
 ]
 
 
@@ -93,6 +94,7 @@ def test_measured_and_written_stand_apart_under_headings_of_their_own() -> None:
         "| How good? | roc_auc 0.84 on 900 rows | passed | 0.82 to 0.86 | 0.829 |",
         "- **undecided**: few cases",
         "- **failed**: p95 80 ms",
+        "- measured: p50 9 ms",
         "| income | 0.2 |\n| age | 0.01 |",
         "1 of 1 passed.",
         "- Python: 3.11.7",

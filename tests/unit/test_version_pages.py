@@ -81,6 +81,12 @@ def test_a_version_with_every_report_tells_it_all(home: House) -> None:
         assert words in page.text, words
 
 
+def test_what_was_only_measured_is_not_counted_as_passed(home: House) -> None:
+    web_seed.check_in_test(home, built(home))
+
+    assert "2 of 2 passed, 1 only measured" in get(home, AT).text
+
+
 def test_an_older_version_without_reports_has_a_page_all_the_same(home: House) -> None:
     built(home)
 

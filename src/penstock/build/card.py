@@ -243,6 +243,8 @@ def _result(of: Measured, check: str) -> CheckResult | None:
 
 
 def _verdict(result: CheckResult) -> str:
+    if result.reported:
+        return "measured"
     return "passed" if result.verdict is Verdict.PASSED else f"**{result.verdict}**"
 
 

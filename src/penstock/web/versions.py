@@ -44,6 +44,7 @@ DOCUMENTS: Mapping[str, str] = {
     "bom": "The bill of materials: packages, licences, data, model (CycloneDX)",
     "card": "The model card, with what was measured",
     "explain": "What it looks at",
+    "fairness": "How it treats groups of people",
     "golden": "Rows with the answers that training expected",
     "inputs": "The data files that training could read",
     "lock": "Every package with version and hash",
