@@ -109,7 +109,7 @@ def secret(home: Path, name: str) -> str:
 
 def signing_key(home: Path, records: Database) -> None:
     """Make the key that attestations are signed with, once for a home; the journal tells it."""
-    from penstock.build.signing import Keys
+    from penstock.build.trust.signing import Keys
 
     keys = Keys(home)
     if not keys.made() and not keys.trust.exists():
@@ -161,7 +161,7 @@ def upkeep(home: Path, settings: ServerSettings, records: Database) -> Upkeep:
 def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
     """Return what the pipeline works with."""
     from penstock.adapters.notifiers import LogNotifier, Notifiers, WebhookNotifier
-    from penstock.build.sources import Sources
+    from penstock.build.data.sources import Sources
     from penstock.pipeline.tools import Tools
 
     started = workers(home, settings)
@@ -248,8 +248,8 @@ def _redact_logs(home: Path) -> None:
 
 def run_gateway(home: Path, settings: ServerSettings) -> None:
     """Answer predictions until told to stop."""
-    from penstock.build import provenance
-    from penstock.inference.gateway import Gateway, GatewaySettings, serve
+    from penstock.build.trust import provenance
+    from penstock.inference.gateway.application import Gateway, GatewaySettings, serve
     from penstock.records import rollouts
 
     records, kept, made = database(home), store(home), workers(home, settings)

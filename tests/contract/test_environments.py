@@ -21,7 +21,7 @@ import pytest
 from penstock.adapters.sandbox.local import LocalSandbox
 from penstock.adapters.uv_environments import UvEnvironments
 from penstock.adapters.uv_environments.interpreters import Interpreters, default_python
-from penstock.build import dependency_files
+from penstock.build.project import dependency_files
 from penstock.errors import NotFoundError, StoppedError, UnreachableError
 from penstock.ports import AsOf, Command, Environments
 from tests.contract.wheels import make_sdist, make_uv_lock, make_wheel, served

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from penstock.errors import UnreachableError
-from penstock.inference.gateway import serve
-from penstock.inference.prediction_log import read, watermark
+from penstock.inference.gateway.application import serve
+from penstock.inference.prediction_log.segments import read, watermark
 from tests.unit.gateway_rig import Rig, a_rig
 
 PROGRAM = """

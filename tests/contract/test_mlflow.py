@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from penstock.adapters.sandbox.local import LocalSandbox
-from penstock.build import tracking
-from penstock.build.detect import model_places
-from penstock.build.outcome import collect
+from penstock.build.project.detect import model_places
+from penstock.build.results import tracking
+from penstock.build.results.outcome import collect
 from penstock.build.train import Plan, training_command
 from penstock.config import ModelConfig
 from penstock.ports import Finished

@@ -132,7 +132,7 @@ def kill_worker(server: Server) -> None:
 
 
 def logged_ids(server: Server) -> set[str]:
-    from penstock.inference import prediction_log
+    from penstock.inference.prediction_log import segments as prediction_log
 
     folder = server.home / "log" / "production" / "toy"
     return {entry.id for entry in prediction_log.read(folder)}

@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 
 from penstock.domain import Deployment, Environment, Role
-from penstock.inference.gateway import Gateway, GatewaySettings, server_of
-from penstock.inference.prediction_log import Entry, read
+from penstock.inference.gateway.application import Gateway, GatewaySettings, server_of
+from penstock.inference.prediction_log.segments import Entry, read
 
 PROGRAM = Path(__file__).with_name("gateway_worker.py")
 SIGNATURE = {

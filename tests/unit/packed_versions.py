@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.domain import JSON
-from penstock.inference import frames
 from penstock.inference.asking import PROGRAM, Worker
+from penstock.inference.program import frames
 
 Ask = Callable[[Sequence[tuple[int, bytes, bytes]]], list[frames.Reply]]
 

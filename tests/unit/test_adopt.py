@@ -20,7 +20,8 @@ import joblib
 import pytest
 from sklearn.tree import DecisionTreeClassifier
 
-from penstock.build import adopt, adoption, registry
+from penstock.build.adoption import adopt, registry
+from penstock.build.adoption import repository as adoption
 from penstock.build.train import Plan
 from penstock.config import ModelConfig, parse
 from penstock.domain import Verdict

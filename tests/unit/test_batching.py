@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.inference.batching import Backlog, Failure, Ticket
+from penstock.inference.gateway.batching import Backlog, Failure, Ticket
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from penstock.inference import bodies
-from penstock.inference.bodies import Asked, RequestError
-from penstock.inference.frames import INVOCATIONS, V2
+from penstock.inference.program import bodies
+from penstock.inference.program.bodies import Asked, RequestError
+from penstock.inference.program.frames import INVOCATIONS, V2
 from tests.unit.packed_versions import SIGNATURE, people, v2
 
 COLUMNS = bodies.signature_columns(SIGNATURE)

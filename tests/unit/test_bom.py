@@ -24,10 +24,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.build import bom, pickle_listing
-from penstock.build.bom import Bill, ModelFile
-from penstock.build.pickle_listing import listed
-from penstock.build.provenance import Claim, Source
+from penstock.build.trust import bom, pickle_listing
+from penstock.build.trust.bom import Bill, ModelFile
+from penstock.build.trust.pickle_listing import listed
+from penstock.build.trust.provenance import Claim, Source
 
 AT = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 CLAIM = Claim("credit-default", 12, "a" * 64, "b" * 64, None)

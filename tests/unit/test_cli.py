@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from penstock.build.starter import init
+from penstock.build.project.starter import init
 from penstock.cli.running import run
 from penstock.cli.session import git_setting
 from tests.unit.penstock_server import FakeServer, serving

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
-from penstock.build import dependency_files
-from penstock.build.dependency_files import FILES, read
+from penstock.build.project import dependency_files
+from penstock.build.project.dependency_files import FILES, read
 from penstock.errors import StoppedError
 from penstock.ports import Requirements
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.build.detect import detect
 from penstock.build.plan import Plan, plan
+from penstock.build.project.detect import detect
 from penstock.config import ModelConfig, parse
 from penstock.errors import StoppedError
 

@@ -15,7 +15,7 @@ from typer.main import get_command
 from penstock.cli.commands import app
 from penstock.cli.glossary import explained
 from penstock.config import ServerSettings, json_schema, parse
-from penstock.inference.paths import understand
+from penstock.inference.gateway.paths import understand
 from penstock.web import api
 from penstock.web.control import Control
 

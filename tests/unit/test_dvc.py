@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from penstock.build import dvc
-from penstock.build.data import Origin
-from penstock.build.declared import require_apart
+from penstock.build.data import dvc
+from penstock.build.data.bindings import Origin
+from penstock.build.data.sources import Sources
 from penstock.build.named_secrets import NamedSecrets
-from penstock.build.sources import Sources
+from penstock.build.project.declared import require_apart
 from penstock.config import ModelConfig, address, parse
 from penstock.errors import PenstockError, StoppedError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.build.entry import run_command
+from penstock.build.project.entry import run_command
 from penstock.build.train import RUNNER, interpreter_folders, training_command
 from penstock.config import ModelConfig, parse
 from penstock.errors import StoppedError

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from penstock.build.checkout import FILE_TIME_S
-from penstock.build.detect import model_places
-from penstock.build.log_reading import failure
-from penstock.build.outcome import collect
+from penstock.build.project.detect import model_places
+from penstock.build.results.log_reading import failure
+from penstock.build.results.outcome import collect
 from penstock.build.train import Plan
 from penstock.config import ModelConfig
 from penstock.errors import StoppedError

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.build.checkout import FILE_TIME_S
-from penstock.build.figures import figures, printed
-from penstock.build.model_files import flavours, format_of, may_be_model
+from penstock.build.project.model_files import flavours, format_of, may_be_model
+from penstock.build.results.figures import figures, printed
 
 XGBOOST = b'{"learner":{"attributes":{},"feature_names":[]},"version":[3,0,0]}'
 XGBOOST_OLD = b'{"version":[1,7,0],"learner":{}}'

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from penstock.build import pack
-from penstock.build.outcome import Built
+from penstock.build.results.outcome import Built
 from penstock.check.evaluation import Evaluation, read_evaluation
 from penstock.check.signature import infer_signature
 from penstock.config.schema import Evaluate

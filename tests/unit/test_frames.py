@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.inference import frames
-from penstock.inference.frames import HEADER, FrameError, Reply, RequestPart
+from penstock.inference.program import frames
+from penstock.inference.program.frames import HEADER, FrameError, Reply, RequestPart
 
 PARTS = st.lists(
     st.builds(RequestPart, st.integers(0, 2), st.binary(max_size=255), st.binary(max_size=300)),

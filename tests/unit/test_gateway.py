@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from penstock.domain import Environment, Role
-from penstock.inference.prediction_log import Outcome, count_arms, watermark
+from penstock.inference.prediction_log.segments import Outcome, count_arms, watermark
 from tests.unit.gateway_rig import Rig, a_rig, canary, running, version
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from penstock.domain import Deployment, Role
 from penstock.errors import IntegrityError
-from penstock.inference.prediction_log import ArmCount, Outcome, count_arms
+from penstock.inference.prediction_log.segments import ArmCount, Outcome, count_arms
 from tests.unit.gateway_rig import Rig, a_rig, canary, running, version
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.build.dependency_files import read
-from penstock.build.imports import missing, named
+from penstock.build.project.dependency_files import read
+from penstock.build.project.imports import missing, named
 
 
 def project(path: Path, **files: str) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from penstock.build.checkout import FILE_TIME_S
-from penstock.build.data import Origin
-from penstock.build.lineage import (
+from penstock.build.data.bindings import Origin
+from penstock.build.data.lineage import (
     Input,
     copies,
     inputs,

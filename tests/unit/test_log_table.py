@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.domain import JSON, Environment
-from penstock.inference import log_table
-from penstock.inference.frames import INVOCATIONS, V2
-from penstock.inference.prediction_log import Entry, Outcome, PredictionLog
+from penstock.inference.prediction_log import table as log_table
+from penstock.inference.prediction_log.segments import Entry, Outcome, PredictionLog
+from penstock.inference.program.frames import INVOCATIONS, V2
 from tests.unit.packed_versions import SIGNATURE, Ask, pack, people, serving
 
 START_US = 1_790_000_000_000_000

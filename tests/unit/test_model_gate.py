@@ -40,8 +40,8 @@ from sklearn import (
     tree,
 )
 
-from penstock.build.model_gate import examine
-from penstock.build.model_unpickler import GatedUnpickler, Seen, allowed
+from penstock.build.adoption.model_gate import examine
+from penstock.build.adoption.model_unpickler import GatedUnpickler, Seen, allowed
 from tests.malicious import Sample, samples
 
 NOTHING: frozenset[str] = frozenset()

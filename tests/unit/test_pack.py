@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from penstock.build.outcome import Built
 from penstock.build.pack import (
     Facts,
     description,
@@ -17,6 +16,7 @@ from penstock.build.pack import (
     unpack,
     with_signature,
 )
+from penstock.build.results.outcome import Built
 from penstock.errors import IntegrityError, NotFoundError, StoppedError
 from tests.fakes import MemoryStore
 

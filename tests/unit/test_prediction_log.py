@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.inference.prediction_log import (
+from penstock.inference.prediction_log.segments import (
     HEADER,
     ArmCount,
     Entry,

@@ -17,9 +17,10 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from penstock.adapters.file_store import FileStore
-from penstock.build import pack, provenance
-from penstock.build.provenance import Claim, Origin, Source
-from penstock.build.signing import Keys
+from penstock.build import pack
+from penstock.build.trust import provenance
+from penstock.build.trust.provenance import Claim, Origin, Source
+from penstock.build.trust.signing import Keys
 from penstock.errors import IntegrityError, NotFoundError, PenstockError, UnreachableError
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.build.reproducing import Compared, compared
+from penstock.build.trust.reproducing import Compared, compared
 from penstock.check.answers import Answers
 from penstock.pipeline.verifying import differences, judged
 

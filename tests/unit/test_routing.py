@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from penstock.domain import Deployment, Environment, Role
-from penstock.inference.routing import ModelRoutes, choose, share_now, table
+from penstock.inference.gateway.routing import ModelRoutes, choose, share_now, table
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 CHAMPION = Deployment(

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.build import mlmodel
+from penstock.build.results import mlmodel
 from penstock.check.evaluation import read_evaluation
 from penstock.check.signature import infer_signature
 from penstock.config.schema import Evaluate
 from penstock.domain import JSON
 from penstock.errors import StoppedError
-from penstock.inference import bodies
 from penstock.inference.asking import to_v2
+from penstock.inference.program import bodies
 from tests.unit.packed_versions import asking, pack
 
 SPEC = Evaluate(data="e.parquet", label="y")

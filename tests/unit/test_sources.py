@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.build import remote
-from penstock.build.data import Origin, bind_data
+from penstock.build.data import remote
+from penstock.build.data.bindings import Origin, bind_data
+from penstock.build.data.sources import Digest, Hashing, Sources
 from penstock.build.named_secrets import NamedSecrets
-from penstock.build.sources import Digest, Hashing, Sources
 from penstock.config import DataSource, address
 from penstock.errors import (
     ConfigurationError,

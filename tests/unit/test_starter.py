@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.build.starter import init, name_for, sample
+from penstock.build.project.starter import init, name_for, sample
 from penstock.build.validate import Finding, check_project
 from penstock.config import read
 from penstock.errors import ConfigurationError, UsageError

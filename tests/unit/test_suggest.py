@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.build.detect import look
-from penstock.build.starter import init
-from penstock.build.suggest import MOST_CLASSES, candidates, task_of
+from penstock.build.project.detect import look
+from penstock.build.project.starter import init
+from penstock.build.project.suggest import MOST_CLASSES, candidates, task_of
 from penstock.check import evaluation
 from penstock.config import parse, read
 

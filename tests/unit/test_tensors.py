@@ -20,11 +20,12 @@ from penstock.client import _input as client_input  # pyright: ignore[reportPriv
 from penstock.config.schema import Evaluate
 from penstock.domain import JSON, Environment
 from penstock.errors import StoppedError
-from penstock.inference import bodies, log_table, rows
 from penstock.inference.asking import columns_of, to_v2
-from penstock.inference.bodies import INVOCATIONS, V2, Column, RequestError
-from penstock.inference.metadata import example_request
-from penstock.inference.prediction_log import Entry, Outcome
+from penstock.inference.gateway.metadata import example_request
+from penstock.inference.prediction_log import table as log_table
+from penstock.inference.prediction_log.segments import Entry, Outcome
+from penstock.inference.program import bodies, rows
+from penstock.inference.program.bodies import INVOCATIONS, V2, Column, RequestError
 from tests.unit.packed_versions import asking, pack
 
 IMAGE = Column("image", "FP64", optional=False, shape=(2, 3))

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from penstock.adapters.sandbox.local import LocalSandbox
-from penstock.build import tracking
 from penstock.build.checkout import FILE_TIME_S
-from penstock.build.detect import model_places
-from penstock.build.outcome import collect
-from penstock.build.tracking import NOTHING, Tracked, reading, understood
+from penstock.build.project.detect import model_places
+from penstock.build.results import tracking
+from penstock.build.results.outcome import collect
+from penstock.build.results.tracking import NOTHING, Tracked, reading, understood
 from penstock.build.train import Plan, training_command
 from penstock.config import ModelConfig
 from penstock.errors import StoppedError

@@ -14,10 +14,10 @@ import pytest
 from penstock.adapters.sandbox import holder
 from penstock.adapters.sandbox.local import LocalSandbox
 from penstock.build.checkout import FILE_TIME_S
-from penstock.build.data import bind_data
-from penstock.build.detect import model_places
-from penstock.build.outcome import collect
-from penstock.build.sources import Sources
+from penstock.build.data.bindings import bind_data
+from penstock.build.data.sources import Sources
+from penstock.build.project.detect import model_places
+from penstock.build.results.outcome import collect
 from penstock.build.train import Plan, interpreter_folders, training_command
 from penstock.config import DataSource, ModelConfig
 from penstock.errors import StoppedError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.inference.frames import (
+from penstock.inference.program.frames import (
     HEADER,
     INVOCATIONS,
     METADATA,

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from penstock.build import mlmodel
-from penstock.build.outcome import Built
+from penstock.build.results import mlmodel
+from penstock.build.results.outcome import Built
 from penstock.domain import JSON
 from penstock.errors import IntegrityError, StoppedError, UnreachableError
 from penstock.ports import ArtifactStore

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.build.detect import Detected
+from penstock.build.project.detect import Detected
 from penstock.config import ModelConfig, resolve
 
 UNDECIDED_BY_RISK = {"low": "asks a person", "medium": "asks a person", "high": "stops"}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from penstock.build.entry import is_function
+from penstock.build.project.entry import is_function
 from penstock.config import ModelConfig
 from penstock.ports import Command, Limits, Use
 

@@ -18,11 +18,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.build import dependency_files, dvc, imports
-from penstock.build.declared import require_apart
-from penstock.build.detect import dependency_file, model_places, run_command
-from penstock.build.model_files import CERTAIN_ENDINGS
-from penstock.build.suggest import read_table
+from penstock.build.data import dvc
+from penstock.build.project import dependency_files, imports
+from penstock.build.project.declared import require_apart
+from penstock.build.project.detect import dependency_file, model_places, run_command
+from penstock.build.project.model_files import CERTAIN_ENDINGS
+from penstock.build.project.suggest import read_table
 from penstock.config import Evaluate, ModelConfig, read
 from penstock.config.card import PARTS, read_card
 from penstock.errors import ConfigurationError, PenstockError

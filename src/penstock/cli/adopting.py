@@ -41,7 +41,8 @@ def adopt(  # noqa: PLR0913  each is an option of the command
     to: Annotated[Path | None, typer.Option(help="Folder to write; default: the name.")] = None,
 ) -> None:
     """Make a model repository around a model that was trained elsewhere."""
-    from penstock.build import adoption, registry
+    from penstock.build.adoption import registry
+    from penstock.build.adoption import repository as adoption
 
     here = session(ctx)
     if (evaluate is None) != (label is None):

@@ -40,7 +40,7 @@ def init(
     path: Annotated[Path, typer.Option(help="Folder of the project.")] = Path(),
 ) -> None:
     """Write what a model repository needs; never overwrite a file."""
-    from penstock.build import starter
+    from penstock.build.project import starter
 
     here = session(ctx)
     folder = path.resolve()
@@ -91,7 +91,7 @@ def _check(here: Session, path: Path, *, strict: bool) -> int:
 
 def _facts(here: Session, folder: Path) -> list[dict[str, str]]:
     """Show what was found in a project: value, file, and how to overrule it."""
-    from penstock.build.detect import look
+    from penstock.build.project.detect import look
     from penstock.config import read
 
     try:
@@ -109,8 +109,8 @@ def plan(
     path: Annotated[Path, typer.Argument(help="Folder of the project.")] = Path(),
 ) -> None:
     """Say what a push would do; send nothing."""
-    from penstock.build.detect import detect
     from penstock.build.plan import plan as planned
+    from penstock.build.project.detect import detect
     from penstock.config import read
 
     here = session(ctx)

@@ -27,7 +27,7 @@ key = typer.Typer(help="The keys that attestations are signed with.", no_args_is
 @key.command("show")
 def key_show(ctx: typer.Context) -> None:
     """Print the public key that verifies what this server signs now, as PEM."""
-    from penstock.build.signing import Keys
+    from penstock.build.trust.signing import Keys
 
     here = session(ctx)
     current = Keys(machine.state_folder()).current()
@@ -40,7 +40,7 @@ def key_show(ctx: typer.Context) -> None:
 @key.command("list")
 def key_list(ctx: typer.Context) -> None:
     """List every key whose signatures are believed."""
-    from penstock.build.signing import Keys
+    from penstock.build.trust.signing import Keys
 
     here = session(ctx)
     trusted = Keys(machine.state_folder()).trusted()
@@ -62,7 +62,7 @@ def key_rotate(
     ctx: typer.Context, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
 ) -> None:
     """Make a new key; the old one still proves what it has signed."""
-    from penstock.build.signing import Keys
+    from penstock.build.trust.signing import Keys
 
     here = session(ctx)
     here.confirm("Sign with a new key from now on?", yes=yes)

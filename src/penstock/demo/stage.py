@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock import wiring
-from penstock.build import dependency_files
+from penstock.build.project import dependency_files
 from penstock.client import Client
 from penstock.config import ServerSettings
 from penstock.demo.repository import Repository, diabetes_files, digits_files, requirements

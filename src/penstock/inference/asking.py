@@ -29,9 +29,9 @@ import pyarrow as pa
 
 from penstock.domain import JSON
 from penstock.errors import StoppedError
-from penstock.inference import frames
+from penstock.inference.program import frames
 
-PROGRAM = Path(__file__).with_name("worker.py")
+PROGRAM = Path(__file__).with_name("program") / "worker.py"
 """The worker program; start it as ``python -I PROGRAM --folder DIR --socket PATH``."""
 PROGRAM_FILES = tuple(
     PROGRAM.with_name(f"{name}.py")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from penstock.domain import JSON
 
-PROGRAM = Path(__file__).with_name("explainer.py")
+PROGRAM = Path(__file__).with_name("program") / "explainer.py"
 """Start it as ``python -I PROGRAM --folder DIR``."""
 LIBRARIES = ("catboost", "lightgbm", "shap", "xgboost")
 """Without one of these the program has nothing to read trees with."""

@@ -102,8 +102,8 @@ class PredictionTable:
     Parameters
     ----------
     folder
-        Of Parquet files with the columns of `penstock.inference.log_table`. Each may have
-        other inputs: a version may have other columns than the one before. No folder, or an
+        Of Parquet files with the columns of `penstock.inference.prediction_log.table`. Each may
+        have other inputs: a version may have other columns than the one before. No folder, or an
         empty one, is a table without rows.
     """
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from penstock.build import adopt
-from penstock.build.outcome import Built
+from penstock.build.adoption import adopt
+from penstock.build.results.outcome import Built
 from penstock.build.train import Plan
 from penstock.domain import JSON
 from penstock.pipeline.tools import Work

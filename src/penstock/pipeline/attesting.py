@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from penstock import __version__
-from penstock.build import bom, checkout, pack, provenance, signing, train
-from penstock.build.provenance import Claim, Origin, Source
+from penstock.build import checkout, pack, train
 from penstock.build.train import Plan
+from penstock.build.trust import bom, provenance, signing
+from penstock.build.trust.provenance import Claim, Origin, Source
 from penstock.domain import JSON, Document
 from penstock.pipeline.tools import Work
 from penstock.records import documents, runs

@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from penstock.build import adopt, dependency_files, imports, pack, train
+from penstock.build import pack, train
+from penstock.build.adoption import adopt
 from penstock.build.checkout import checkout, last_change
-from penstock.build.detect import detect
-from penstock.build.facts import Fact
-from penstock.build.outcome import Built
+from penstock.build.project import dependency_files, imports
+from penstock.build.project.detect import detect
+from penstock.build.project.facts import Fact
+from penstock.build.results.outcome import Built
 from penstock.build.train import Plan
 from penstock.check.evaluation import read_evaluation
 from penstock.check.signature import infer_signature

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.build import figures, outcome, tracking
-from penstock.build.outcome import Built
+from penstock.build.results import figures, outcome, tracking
+from penstock.build.results.outcome import Built
 from penstock.build.train import Plan
 from penstock.errors import PenstockError, StoppedError
 from penstock.pipeline.tools import Work

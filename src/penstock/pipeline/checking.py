@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from penstock.build import provenance
+from penstock.build.trust import provenance
 from penstock.check import parity, quality, sanity, smoke, supply
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation

@@ -19,7 +19,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from penstock.build import pack, provenance, signing
+from penstock.build import pack
+from penstock.build.trust import provenance, signing
 from penstock.domain import JSON, Document, Version
 from penstock.errors import ConflictError
 from penstock.pipeline.proving import Places

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from penstock.build import data, dvc, lineage
-from penstock.build.data import Origin
-from penstock.build.declared import require_apart
-from penstock.build.entry import run_command
+from penstock.build.data import bindings as data
+from penstock.build.data import dvc, lineage
+from penstock.build.data.bindings import Origin
+from penstock.build.project.declared import require_apart
+from penstock.build.project.entry import run_command
 from penstock.config import ModelConfig
 from penstock.pipeline.tools import Work
 

@@ -10,9 +10,9 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from penstock.build import provenance
 from penstock.build.checkout import checkout
 from penstock.build.train import interpreter_folders
+from penstock.build.trust import provenance
 from penstock.check import own
 from penstock.check.own import Ended
 from penstock.config import OwnCheck

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.build import checkout, pack, provenance
-from penstock.build.provenance import Claim
-from penstock.build.signing import Keys, Signed
+from penstock.build import checkout, pack
+from penstock.build.trust import provenance
+from penstock.build.trust.provenance import Claim
+from penstock.build.trust.signing import Keys, Signed
 from penstock.domain import JSON, Document, Version
 from penstock.errors import ConflictError, PenstockError
 from penstock.ports import ArtifactStore

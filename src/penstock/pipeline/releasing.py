@@ -20,7 +20,7 @@ from penstock.domain import (
     Version,
 )
 from penstock.errors import PenstockError
-from penstock.inference import prediction_log
+from penstock.inference.prediction_log import segments as prediction_log
 from penstock.pipeline.tools import Tools
 from penstock.records import rollouts, runs
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from penstock.build.sources import Sources
+from penstock.build.data.sources import Sources
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation, read_evaluation
 from penstock.check.gate import decides

@@ -16,9 +16,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from penstock.build import pack, provenance, reproducing
-from penstock.build.reproducing import DIFFERS, SAME, Compared
-from penstock.build.signing import Keys
+from penstock.build import pack
+from penstock.build.trust import provenance, reproducing
+from penstock.build.trust.reproducing import DIFFERS, SAME, Compared
+from penstock.build.trust.signing import Keys
 from penstock.check import quality
 from penstock.check.answers import Answers
 from penstock.check.evaluation import Evaluation, read_evaluation

@@ -15,7 +15,8 @@ from penstock.check.quality import primary_metric
 from penstock.deploy import rollout
 from penstock.domain import JSON, CheckResult, Environment, Rollout, RolloutState, Version
 from penstock.errors import PenstockError
-from penstock.inference import log_table, prediction_log
+from penstock.inference.prediction_log import segments as prediction_log
+from penstock.inference.prediction_log import table as log_table
 from penstock.monitor import alerts
 from penstock.monitor.period import PeriodSettings, PeriodSources, Reference, run_period
 from penstock.monitor.tables import Window

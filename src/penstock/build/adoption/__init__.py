@@ -1,0 +1,1 @@
+"""Models that were trained elsewhere: through the gate, or not in."""

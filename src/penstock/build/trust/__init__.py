@@ -1,0 +1,1 @@
+"""Who made a version of what: attestation, bill of materials, keys, building again."""

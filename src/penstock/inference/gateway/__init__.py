@@ -1,0 +1,1 @@
+"""The gateway's process: HTTP in, HTTP out. Start reading at `application.Gateway`."""

@@ -1,0 +1,435 @@
+"""The gateway: HTTP in, HTTP out. Start reading here, at `Gateway.__call__`.
+
+A bare ASGI application in one process. It does not read JSON: it picks a version by the path
+and the split, and hands bodies on as they are. It goes on with the routes it knows, from memory
+or from its cache on disk, while the database is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import uvicorn
+
+from penstock.domain import Deployment, Environment, Role
+from penstock.errors import UnreachableError
+from penstock.inference.gateway.answers import Answer, RefusedError, refused, told
+from penstock.inference.gateway.batching import Failure
+from penstock.inference.gateway.metadata import model_metadata
+from penstock.inference.gateway.paths import Action, Call, understand
+from penstock.inference.gateway.predictions import (
+    Predictions,
+    Question,
+    not_ready,
+    unknown_model,
+    unknown_version,
+)
+from penstock.inference.gateway.routing import ModelRoutes, share_now, table
+from penstock.inference.gateway.settings import GatewaySettings
+from penstock.inference.gateway.workers import StartWorker, State, Worker, resident_bytes
+from penstock.inference.prediction_log.segments import PredictionLog
+from penstock.inference.program.frames import INVOCATIONS, V2
+
+__all__ = ["Gateway", "GatewaySettings", "serve"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+MARK_S = 0.2
+"""How often the log says up to which time it is complete."""
+
+READ_OFF = 16
+"""A body of up to so many times the limit is read to its end before it is refused."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Answers predictions for the versions that `routes` names.
+
+    Parameters
+    ----------
+    routes
+        Reads the deployments, anew at each poll, in a thread. While it raises, the last ones
+        stay.
+    start_worker
+        Starts the worker of a version, as the leader of a process group, listening on a path
+        whose folder is its own. What it raises is shown as the worker's reason.
+    log_root
+        Holds ``<environment>/<model>/`` with the segments of the prediction log.
+    cache
+        File for the last routes; the folder around it gets the workers' sockets.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        routes: Callable[[], Sequence[Deployment]],
+        start_worker: StartWorker,
+        log_root: Path,
+        cache: Path,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._hosts = LOOPBACK | {name.lower() for name in settings.allowed_hosts}
+        self._read_routes = routes
+        self._start_worker = start_worker
+        self._log_root = log_root
+        self._cache = cache
+        self._clock = clock
+        self._known: list[Deployment] | None = None
+        self._routes_error = ""
+        self._started: Predictions | None = None
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or start and stop with the server."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        try:
+            answer = await self._answer(scope, receive)
+        except RefusedError as error:
+            answer = refused(error.failure, error.headers)
+        except Exception:
+            _logger.exception("The gateway failed on %s", scope["path"])
+            answer = refused(
+                Failure(500, "PS521", "The gateway itself failed.", "See the server's log.")
+            )
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        )
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def start(self) -> None:
+        """Start the workers of the cached routes, and go on polling."""
+        log = PredictionLog(self._log_root, clock_us=self._now_us)
+        sockets = self._settings.sockets or self._cache.parent
+        self._started = Predictions(self._settings, log, self._clock, self._start_worker, sockets)
+        cached = await asyncio.to_thread(_read_cache, self._cache)
+        if cached is not None:
+            self._apply(cached)
+        self._loops = [asyncio.create_task(self._poll()), asyncio.create_task(self._mark())]
+
+    async def stop(self) -> None:
+        """End the workers and close the log; requests have been answered before."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._predictions.fleet.stop()
+        await asyncio.to_thread(self._predictions.log.close)
+
+    @property
+    def _predictions(self) -> Predictions:
+        assert self._started is not None, "the server must start the gateway first"
+        return self._started
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "lifespan.startup"
+        await self.start()
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                found = list(await asyncio.to_thread(self._read_routes))
+                if found != self._known:
+                    self._apply(found)
+                    await asyncio.to_thread(_write_cache, self._cache, found)
+                self._routes_error = ""
+            except Exception as error:  # noqa: BLE001  whatever is wrong, the last routes stay
+                if not self._routes_error:
+                    _logger.warning("The routes cannot be read, the last ones stay: %s", error)
+                self._routes_error = str(error) or type(error).__name__
+            await asyncio.sleep(self._settings.poll_s)
+
+    async def _mark(self) -> None:
+        while True:
+            self._predictions.mark()
+            self._predictions.log.close_old()
+            await asyncio.sleep(MARK_S)
+
+    def _apply(self, deployments: list[Deployment]) -> None:
+        self._known = deployments
+        self._predictions.routes = table(deployments)
+        self._predictions.fleet.match(deployments)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        headers = _headers(scope)
+        self._check_host(headers)
+        call = understand(scope["path"])
+        if call is None:
+            what = f"There is no {scope['path'][:200]} here."
+            raise RefusedError(
+                Failure(404, "PS509", what, "Post to /v2/models/MODEL/infer for a prediction.")
+            )
+        if scope["method"] != call.method:
+            what = f"{scope['path']} takes {call.method}, not {scope['method']}."
+            raise RefusedError(
+                Failure(405, "PS508", what, f"Send {call.method}."),
+                headers=((b"allow", call.method.encode()),),
+            )
+        if call.method == "POST":
+            return await self._predict(call, headers, receive)
+        return await self._tell(call)
+
+    async def _predict(self, call: Call, headers: dict[bytes, bytes], receive: Receive) -> Answer:
+        self._check_headers(headers)
+        body = await self._body(receive)
+        model = call.model or self._only_model(call.environment)
+        kind = V2 if call.action is Action.INFER else INVOCATIONS
+        return await self._predictions.answer(
+            Question(call.environment, model, call.number, kind, body)
+        )
+
+    def _check_host(self, headers: dict[bytes, bytes]) -> None:
+        """Refuse foreign names: a web page that rebinds its own name to us is one."""
+        host = headers.get(b"host", b"").decode("latin-1")
+        if _name(host) not in self._hosts:
+            what = f"The host {host[:100]!r} is not served here."
+            raise RefusedError(
+                Failure(403, "PS510", what, "Add the name to allowed_hosts in server.toml.")
+            )
+
+    def _check_headers(self, headers: dict[bytes, bytes]) -> None:
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if kind != b"application/json":
+            what = f"A request must be application/json, not {kind.decode('latin-1')[:80]!r}."
+            raise RefusedError(
+                Failure(415, "PS507", what, "Send the header Content-Type: application/json.")
+            )
+        coding = headers.get(b"content-encoding", b"identity")
+        if coding != b"identity":
+            what = f"Bodies encoded as {coding.decode('latin-1')[:80]!r} are not read."
+            raise RefusedError(Failure(415, "PS514", what, "Send plain JSON."))
+        length = headers.get(b"content-length", b"0")
+        greatest = self._settings.body_bytes * READ_OFF
+        if not length.isdigit() or int(length[:20]) > greatest:
+            raise RefusedError(self._too_large())
+
+    async def _body(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self._settings.deadline_s):
+                body = await _read_body(receive, self._settings.body_bytes)
+        except TimeoutError:
+            body = None
+        if body is None:
+            what = f"The body did not arrive in {self._settings.deadline_s:g} s."
+            raise RefusedError(Failure(408, "PS513", what, "Send the whole body at once."))
+        if len(body) > self._settings.body_bytes:
+            raise RefusedError(self._too_large())
+        return body
+
+    def _too_large(self) -> Failure:
+        what = f"The body is greater than {self._settings.body_bytes} bytes."
+        return Failure(413, "PS506", what, "Send fewer rows at once.")
+
+    def _only_model(self, environment: Environment) -> str:
+        names = [
+            routes.model
+            for routes in self._predictions.routes.values()
+            if routes.environment is environment and (routes.champion or routes.challenger)
+        ]
+        if len(names) == 1:
+            return names[0]
+        what = f"{len(names)} models run in {environment.value}, so the path must name one."
+        raise RefusedError(Failure(404, "PS515", what, "Post to /models/MODEL/invocations."))
+
+    async def _tell(self, call: Call) -> Answer:
+        if call.action is Action.WORKERS:
+            return told(await self._workers())
+        if call.action is Action.LIVE:
+            return told({"live": True})
+        if call.action is Action.READY:
+            return self._readiness()
+        if call.action is Action.SERVER:
+            return told({"name": "penstock", "version": "1", "extensions": []})
+        routes = self._named(call)
+        if call.action is Action.MODEL:
+            return told(model_metadata(routes, call.number))
+        return self._model_readiness(routes, call.number)
+
+    def _named(self, call: Call) -> ModelRoutes:
+        model = call.model or self._only_model(call.environment)
+        routes = self._predictions.routes.get((call.environment.value, model))
+        if routes is None:
+            raise RefusedError(unknown_model(model, call.environment))
+        if call.number is not None and call.number not in routes.running:
+            raise RefusedError(unknown_version(routes, call.number))
+        return routes
+
+    def _readiness(self) -> Answer:
+        starting = [
+            worker
+            for worker in self._predictions.fleet.workers()
+            if worker.state is State.STARTING and worker.deployment.role is Role.CHAMPION
+        ]
+        ready = self._known is not None and not starting
+        facts = {"ready": ready, "routes_error": self._routes_error}
+        return told(facts, 200 if ready else 503)
+
+    def _model_readiness(self, routes: ModelRoutes, number: int | None) -> Answer:
+        first = routes.champion or routes.challenger
+        asked = routes.running[number] if number is not None else first
+        worker = None if asked is None else self._predictions.fleet.worker(asked)
+        if worker is None or worker.state is not State.READY:
+            raise RefusedError(not_ready(routes, number))
+        return told({"name": routes.model, "ready": True})
+
+    async def _workers(self) -> list[dict[str, Any]]:
+        workers = self._predictions.fleet.workers()
+        pids = [worker.pid for worker in workers if worker.pid is not None]
+        sizes = await asyncio.to_thread(resident_bytes, pids)
+        return [self._report(worker, sizes) for worker in workers]
+
+    def _report(self, worker: Worker, sizes: dict[int, int]) -> dict[str, Any]:
+        deployment = worker.deployment
+        key = (deployment.environment.value, deployment.model)
+        routes = self._predictions.routes.get(key)
+        share = 0
+        if routes is not None and worker.state is not State.STOPPING:
+            ready = self._predictions.fleet.is_ready
+            share = share_now(deployment, routes, now=self._clock(), ready=ready)
+        return {
+            "environment": deployment.environment.value,
+            "model": deployment.model,
+            "number": deployment.number,
+            "role": deployment.role.value,
+            "state": worker.state.value,
+            "cold_start_s": worker.cold_start_s,
+            "rss_bytes": sizes.get(worker.pid or 0),
+            "restarts": worker.restarts,
+            "reason": worker.reason,
+            "share_now": share,
+            "log_drops": self._predictions.log.drops[key],
+        }
+
+    def _now_us(self) -> int:
+        return int(self._clock().timestamp() * 1e6)
+
+
+def serve(gateway: Gateway, host: str, port: int, sock: socket.socket | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what is in flight, and return.
+
+    Raises
+    ------
+    UnreachableError
+        The port is taken.
+    """
+    listening = sock if sock is not None else _listen(host, port)
+    # The server raises the signal again at its end; whoever called us wants to go on.
+    before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server_of(gateway).run(sockets=[listening])
+    finally:
+        for each, previous in before.items():
+            signal.signal(each, previous)
+        listening.close()
+
+
+def server_of(gateway: Gateway) -> uvicorn.Server:
+    """Put the gateway behind the HTTP server, as it is meant to run."""
+    config = uvicorn.Config(
+        cast("Any", gateway),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=15,
+    )
+    return uvicorn.Server(config)
+
+
+def _ignore(signum: int, frame: Any) -> None:
+    """Take a signal that was acted upon already."""
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, the loop switches off Nagle's algorithm (else 40 ms an answer).
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise UnreachableError(
+            "PS518",
+            f"Predictions cannot be served on {host}:{port}: {error.strerror}.",
+            hint="End what holds the port, or set predict_port in server.toml.",
+        ) from error
+    return listening
+
+
+def _headers(scope: Scope) -> dict[bytes, bytes]:
+    return dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
+
+
+async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
+    """Return the body, or its beginning when it is too large; None when the caller left.
+
+    What is somewhat too large is read off and thrown away: a caller that is still sending
+    would see a broken connection in place of the answer.
+    """
+    body, size = bytearray(), 0
+    while size <= limit_bytes * READ_OFF:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if len(body) <= limit_bytes:
+            body += part
+        if not message.get("more_body", False):
+            break
+    return bytes(body)
+
+
+def _name(host: str) -> str:
+    """Return a Host header without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _read_cache(cache: Path) -> list[Deployment] | None:
+    try:
+        return msgspec.json.decode(cache.read_bytes(), type=list[Deployment])
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        _logger.warning("The cached routes in %s cannot be read: %s", cache, error)
+        return None
+
+
+def _write_cache(cache: Path, deployments: list[Deployment]) -> None:
+    """Replace the cache as a whole, or leave it."""
+    new = cache.with_name(f"{cache.name}.{os.getpid()}")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(msgspec.json.encode(deployments))
+        new.replace(cache)
+    except OSError as error:
+        _logger.warning("The routes cannot be cached in %s: %s", cache, error)
+        with contextlib.suppress(OSError):
+            new.unlink()

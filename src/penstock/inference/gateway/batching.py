@@ -1,0 +1,240 @@
+"""Batches without a timer: what waits when a worker becomes free is its next batch.
+
+At low load nothing waits for others; at high load batches grow by themselves. A `Backlog` holds
+what waits for one worker, a `Lane` is the connection that carries it, one frame at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from penstock.domain import Deployment
+from penstock.inference.program.frames import (
+    HEADER,
+    METADATA,
+    FrameError,
+    Reply,
+    decode_reply,
+    encode_request,
+)
+
+MAX_REPLY_BYTES = 64 * 2**20
+"""A worker that announces more is broken."""
+
+
+class Failure(NamedTuple):
+    """Why an attempt got no reply from a worker."""
+
+    status: int
+    code: str
+    what: str
+    hint: str
+
+
+Outcome = Reply | Failure
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One attempt to have one request answered by one version."""
+
+    kind: int
+    id: bytes
+    body: bytes
+    future: asyncio.Future[Outcome]
+    deployment: Deployment | None = None
+    """As it was when the request was drawn; None for the gateway's own question."""
+    role: str = ""
+    arrived_us: int = 0
+    arrived_s: float = 0.0
+    """Monotonic, the clock of the loop; but the loop's own reading of it is coarse."""
+    ended_s: float = 0.0
+    generation: int = 0
+    has_fallback: bool = False
+    """Whether the champion can be asked when this fails; then it is not tried again here."""
+    instead_of: tuple[Ticket, Outcome] | None = None
+    """The challenger's failed attempt that this one makes good."""
+    deaths: int = 0
+    """How many workers died with this request in their hands."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it must travel alone: it may be the one that killed its worker."""
+        return self.deaths > 0 or self.kind == METADATA
+
+
+class Backlog:
+    """The requests that wait for one worker, bounded in number and bytes."""
+
+    def __init__(self, *, max_requests: int, max_bytes: int) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._waiting: deque[Ticket] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def push(self, ticket: Ticket) -> bool:
+        """Let a request wait; False when there is no room."""
+        if not self._has_room(ticket):
+            self._forget_ended()
+            if not self._has_room(ticket):
+                return False
+        self._waiting.append(ticket)
+        self._bytes += len(ticket.body)
+        return True
+
+    def give_back(self, tickets: Sequence[Ticket]) -> None:
+        """Put requests that were taken in front again; they have waited longest."""
+        self._waiting.extendleft(reversed(tickets))
+        self._bytes += sum(len(ticket.body) for ticket in tickets)
+
+    def take(self, max_requests: int, max_bytes: int) -> list[Ticket]:
+        """Return the next batch; empty when nothing waits. What has ended is left out."""
+        batch: list[Ticket] = []
+        size = 0
+        while self._waiting and len(batch) < max_requests:
+            ticket = self._waiting[0]
+            if not ticket.future.done():
+                if batch and (ticket.alone or size + len(ticket.body) > max_bytes):
+                    break
+                batch.append(ticket)
+                size += len(ticket.body)
+            self._waiting.popleft()
+            self._bytes -= len(ticket.body)
+            if batch and batch[-1].alone:
+                break
+        return batch
+
+    def clear(self) -> list[Ticket]:
+        """Take everything out."""
+        waiting = [ticket for ticket in self._waiting if not ticket.future.done()]
+        self._waiting.clear()
+        self._bytes = 0
+        return waiting
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        fits = self._bytes + len(ticket.body) <= self._max_bytes
+        return fits and len(self._waiting) < self._max_requests
+
+    def _forget_ended(self) -> None:
+        waiting = self.clear()
+        self._waiting.extend(waiting)
+        self._bytes = sum(len(ticket.body) for ticket in waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    """How much travels at once, and how long a worker may take."""
+
+    batch_requests: int
+    batch_bytes: int
+    frame_s: Callable[[], float]
+    """Time for one frame; a worker that takes longer hangs."""
+
+
+Settle = Callable[[list[tuple[Ticket, Outcome]]], None]
+"""Told of each frame's answers: logs them, then lets the callers have them."""
+
+
+class Lane(asyncio.Protocol):
+    """The connection to one worker process. One frame is in flight at most."""
+
+    def __init__(self, backlog: Backlog, settle: Settle, limits: LaneLimits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        """Ends with the reason when the connection does."""
+        self.in_flight: list[Ticket] = []
+        self._backlog = backlog
+        self._settle = settle
+        self._limits = limits
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._open = False
+        self._woken = False
+
+    def question(self, ticket: Ticket) -> None:
+        """Ask before the lane is open, whether the worker is ready."""
+        self._send([ticket])
+
+    def open(self) -> None:
+        """Let requests travel from now on."""
+        self._open = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Send what waits, once the requests that arrive in this same moment are there too."""
+        if self._open and not self._woken and not self.in_flight:
+            self._woken = True
+            self._loop.call_soon(self._next)
+
+    def close(self, reason: str) -> None:
+        """End the connection; `lost` says why."""
+        self._open = False
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Report the worker's death."""
+        self.close("The worker ended" if exc is None else f"The worker's connection broke: {exc}")
+
+    def data_received(self, data: bytes) -> None:
+        """Collect one frame, then settle it and send the next."""
+        received = self._received
+        received += data
+        if len(received) < HEADER.size:
+            return
+        (size,) = HEADER.unpack_from(received)
+        if size > MAX_REPLY_BYTES or len(received) > HEADER.size + size or not self.in_flight:
+            self.close("The worker sent what is no reply")
+            return
+        if len(received) == HEADER.size + size:
+            self._received = bytearray()
+            self._settle_frame(memoryview(received)[HEADER.size :])
+
+    def _settle_frame(self, payload: memoryview) -> None:
+        try:
+            replies = decode_reply(payload)
+        except FrameError as error:
+            self.close(f"The worker sent what is no reply: {error}")
+            return
+        if len(replies) != len(self.in_flight):
+            self.close(f"The worker sent {len(replies)} answers to {len(self.in_flight)} requests")
+            return
+        tickets, self.in_flight = self.in_flight, []
+        if self._timer is not None:
+            self._timer.cancel()
+        self._settle(list(zip(tickets, replies, strict=True)))
+        self.wake()
+
+    def _next(self) -> None:
+        self._woken = False
+        if not self._open or self.in_flight:
+            return
+        batch = self._backlog.take(self._limits.batch_requests, self._limits.batch_bytes)
+        if batch:
+            self._send(batch)
+
+    def _send(self, batch: list[Ticket]) -> None:
+        assert self._transport is not None, "sent before the connection was made"
+        self.in_flight = batch
+        limit_s = self._limits.frame_s()
+        self._timer = self._loop.call_later(limit_s, self._hangs, limit_s)
+        self._transport.write(encode_request([(t.kind, t.id, t.body) for t in batch]))
+
+    def _hangs(self, limit_s: float) -> None:
+        self.close(f"The worker gave no answer in {limit_s:g} s")

@@ -1,0 +1,1 @@
+"""What was asked and answered: segments on disk before the caller hears of it, then Parquet."""

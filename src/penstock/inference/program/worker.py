@@ -1,0 +1,286 @@
+"""The worker: the one program of ours that runs in a model's own environment.
+
+    python -I worker.py --folder DIR --socket PATH    serve the packed version in DIR
+    python -I worker.py --folder DIR --describe       print what it is, as one line of JSON
+
+With its neighbours it needs the standard library of Python 3.9 and nothing else; it imports a
+framework when the model does. A batch of requests comes as one frame and is one call of the
+model: `bodies.read` turns each body into columns, `Version.predict` asks the model that
+formats.py loaded, `Server.answer` splits and encodes. A body that cannot be read spoils no
+other, and a batch that the model does not stand is asked body by body.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import socket
+import sys
+import time
+import traceback
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from penstock.inference.program import bodies, formats, frames, rows
+    from penstock.inference.program.rows import Answer, AnswerError
+else:
+    # A package of its own name, so that our folder is not on the model's path.
+    _package = sys.modules["penstock_worker"] = types.ModuleType("penstock_worker")
+    _package.__path__ = [str(Path(__file__).parent)]
+    from penstock_worker import bodies, formats, frames, rows
+    from penstock_worker.rows import Answer, AnswerError
+
+
+class Pending(NamedTuple):
+    """A request that was read and awaits its answer."""
+
+    place: int
+    """In the frame."""
+    kind: int
+    id: str
+    asked: bodies.Asked
+
+
+class Version:
+    """A packed version, loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        started = time.perf_counter()
+        self.manifest: dict[str, Any] = json.loads((folder / "penstock.json").read_text("utf-8"))
+        signature: dict[str, Any] | None = self.manifest.get("signature")
+        self.columns = bodies.signature_columns(signature)
+        told = signature or self.manifest
+        task = told.get("task") or self.manifest.get("task")
+        stated = rows.Stated(task, told.get("classes"), told.get("positive"))
+        for place in (folder / "code" / "src", folder / "code"):
+            sys.path.insert(0, str(place))
+        path = folder / self.manifest["path"]
+        self.model = formats.load(formats.Source(folder, path, self.manifest, stated))
+        self.classes = self.model.classes
+        self._ask = self.model.ask
+        self.load_s = time.perf_counter() - started
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the version is, as plain JSON."""
+        return {
+            "ok": True,
+            "format": self.manifest["format"],
+            **self.model.describe(),
+            "python": platform.python_version(),
+            "load_s": round(self.load_s, 6),
+        }
+
+    def predict(self, asked: bodies.Asked) -> Answer:
+        """Ask the model once; AnswerError when it does not answer row by row."""
+        answer = self._ask(asked)
+        if len(answer.prediction) != asked.rows:
+            raise AnswerError(f"{len(answer.prediction)} answers for {asked.rows} rows")
+        return answer
+
+
+class Server:
+    """Answers frames, one at a time."""
+
+    def __init__(self, version: Version) -> None:
+        self.version = version
+
+    def answer(self, parts: Sequence[frames.RequestPart]) -> list[frames.Reply]:
+        """Return the replies to the parts of one frame, in their order."""
+        replies: dict[int, frames.Reply] = {}
+        groups: dict[tuple[bodies.Column, ...], list[Pending]] = {}
+        for place, part in enumerate(parts):
+            name = part.id.decode("utf-8", "replace")
+            if part.kind == frames.METADATA:
+                facts = {**self.version.describe(), "rss_bytes": _rss_bytes()}
+                replies[place] = frames.Reply(200, name, 0, _json(facts))
+                continue
+            try:
+                document = bodies.decode(part.body)
+                name = bodies.own_id(document, name)
+                asked = bodies.read(part.kind, document, self.version.columns)
+            except bodies.RequestError as error:
+                replies[place] = _error(error.status, name, error.code, str(error))
+            else:
+                pending = Pending(place, part.kind, name, asked)
+                signed = asked.columns is self.version.columns  # the usual case, not hashed
+                groups.setdefault(() if signed else asked.columns, []).append(pending)
+        for group in groups.values():
+            replies.update(zip((pending.place for pending in group), self._ask(group)))
+        return [replies[place] for place in range(len(parts))]
+
+    def _ask(self, group: list[Pending]) -> list[frames.Reply]:
+        """Ask the model once for requests with the same columns."""
+        try:
+            answer = self.version.predict(_joined([pending.asked for pending in group]))
+        except Exception as error:  # noqa: BLE001  whatever a model raises is told, not died of
+            if len(group) > 1:
+                return [self._ask([pending])[0] for pending in group]
+            if isinstance(error, AnswerError):
+                return [_error(500, group[0].id, "PS555", f"The model answered {error}.")]
+            sentence = f"The model raised {type(error).__name__}: {error}"
+            return [_error(500, group[0].id, "PS554", sentence)]
+        replies: list[frames.Reply] = []
+        start = 0
+        for pending in group:
+            rows = slice(start, start + pending.asked.rows)
+            probability = None if answer.probability is None else answer.probability[rows]
+            replies.append(self._reply(pending, Answer(answer.prediction[rows], probability)))
+            start = rows.stop
+        return replies
+
+    def _reply(self, pending: Pending, answer: Answer) -> frames.Reply:
+        try:
+            datatype = _datatype(answer.prediction)
+            if pending.kind == frames.V2:
+                document = self._v2(answer, datatype)
+            else:
+                document = {"predictions": answer.prediction}
+                if answer.probability is not None:
+                    document["probabilities"] = answer.probability
+            body = _json({**document, "id": pending.id})
+        except (AnswerError, TypeError, ValueError) as error:
+            return _error(500, pending.id, "PS555", f"The model answered {error}.")
+        return frames.Reply(200, pending.id, pending.asked.rows, body)
+
+    def _v2(self, answer: Answer, datatype: str) -> dict[str, Any]:
+        rows = len(answer.prediction)
+        outputs: list[dict[str, Any]] = [
+            {
+                "name": "prediction",
+                "shape": [rows],
+                "datatype": datatype,
+                "data": answer.prediction,
+            }
+        ]
+        document: dict[str, Any] = {
+            "model_name": self.version.manifest["model"],
+            "model_version": str(self.version.manifest["number"]),
+            "outputs": outputs,
+        }
+        if answer.probability is not None:
+            shape = [rows, len(answer.probability[0])]
+            flat = [p for row in answer.probability for p in row]
+            outputs.append(
+                {"name": "probability", "shape": shape, "datatype": "FP64", "data": flat}
+            )
+            document["parameters"] = {"classes": self.version.classes}
+        return document
+
+    def serve(self, path: str) -> None:
+        """Listen at `path` until killed; one connection at a time, one frame at a time."""
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen(16)
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(ConnectionError, frames.FrameError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+                self._converse(connection)
+
+    def _converse(self, connection: socket.socket) -> None:
+        buffer = bytearray(1 << 16)
+        while _receive(connection, memoryview(buffer)[: frames.HEADER.size]):
+            (size,) = frames.HEADER.unpack_from(buffer)
+            if size > frames.MAX_FRAME_BYTES:
+                raise frames.FrameError(f"A frame of {size} bytes is too large.")
+            if size > len(buffer):
+                buffer = bytearray(size)
+            payload = memoryview(buffer)[:size]
+            if not _receive(connection, payload):
+                return
+            replies = self.answer(frames.decode_request(payload))
+            connection.sendall(frames.encode_reply(replies))
+
+
+def _receive(connection: socket.socket, target: memoryview) -> bool:
+    """Fill `target`; False when the other side has gone."""
+    while target:
+        count = connection.recv_into(target)
+        if count == 0:
+            return False
+        target = target[count:]
+    return True
+
+
+def _joined(requests: list[bodies.Asked]) -> bodies.Asked:
+    if len(requests) == 1:
+        return requests[0]
+    columns = requests[0].columns
+    values = [[v for r in requests for v in r.values[i]] for i in range(len(columns))]
+    return bodies.Asked(columns, values, sum(request.rows for request in requests))
+
+
+def _datatype(prediction: list[Any]) -> str:
+    kinds = set(map(type, prediction))
+    for kind, datatype in ((bool, "BOOL"), (int, "INT64"), (str, "BYTES")):
+        if kinds == {kind}:
+            return datatype
+    if kinds <= {int, float}:
+        return "FP64"
+    raise AnswerError(", ".join(sorted(kind.__name__ for kind in kinds)) + ", not one value a row")
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError:
+        raise AnswerError("NaN or infinity") from None
+
+
+def _error(status: int, name: str, code: str, sentence: str) -> frames.Reply:
+    return frames.Reply(status, name, 0, _json({"error": sentence, "code": code}))
+
+
+def _rss_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:  # no /proc: the most that it ever was
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    try:
+        return Version(folder).describe()
+    except Exception as error:  # noqa: BLE001  why a model does not load is the answer
+        told: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+        if isinstance(error, formats.LoadError):
+            told = {"error": str(error), "code": error.code, "hint": error.hint}
+        return {"ok": False, **told, "traceback": traceback.format_exc()}
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description="Serve one packed version of a model.")
+    parser.add_argument("--folder", required=True, type=Path)
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--socket", help="where to listen")
+    task.add_argument("--describe", action="store_true", help="print one line of JSON and end")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    sys.dont_write_bytecode = True  # the folder is what its digest says, and stays so
+    if options.describe:
+        answer = os.dup(1)
+        os.dup2(2, 1)  # what the model prints while it loads must not spoil the line
+        line = json.dumps(_describe(folder)) + "\n"
+        os.write(answer, line.encode())
+        return
+    try:
+        version = Version(folder)
+    except formats.LoadError as error:
+        cause = "" if error.__cause__ is None else traceback.format_exc()
+        sys.exit(f"{cause}{error.code} {error} {error.hint}")
+    Server(version).serve(options.socket)
+
+
+if __name__ == "__main__":
+    main()
