@@ -380,6 +380,10 @@ class Deployment:
     rollout_id: int | None
     attestation_digest: str | None = None
     """Of the version; without one, or with one that proves nothing, it is not loaded."""
+    serving: JSON = field(default_factory=dict[str, Any])
+    """The version's block [serving], defaults filled in; empty where it has none."""
+    key: str | None = None
+    """The challenger's [canary] key: requests with the same value go to the same version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def obey(asked: dict[str, Any], connection: socket.socket) -> tuple[int, dict[st
 
 def reply(part: bytes, number: int, size: int, connection: socket.socket) -> bytes:
     kind, length = part[0], part[1]
-    name, body = part[2 : 2 + length], part[2 + length :]
+    name, body = part[5 : 5 + length], part[5 + length :]
     status, answer = 200, dict[str, Any](ok=True)
     if kind:
         asked = json.loads(body)
@@ -57,7 +57,7 @@ def reply(part: bytes, number: int, size: int, connection: socket.socket) -> byt
         name = asked.get("id", name.decode()).encode()
         answer |= {"number": number, "batch": size, "n": asked.get("n"), "kind": kind}
     return (
-        struct.pack("<HB", status, len(name))
+        struct.pack("<HBB", status, len(name), 0)
         + name
         + struct.pack("<I", 1)
         + (json.dumps(answer).encode())

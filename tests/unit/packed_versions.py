@@ -97,7 +97,8 @@ def connected(path: Path) -> Generator[Ask]:
         connection.connect(str(path))
 
         def ask(parts: Sequence[tuple[int, bytes, bytes]]) -> list[frames.Reply]:
-            connection.sendall(frames.encode_request(parts))
+            wanted = [frames.RequestPart(*part) for part in parts]
+            connection.sendall(frames.encode_request(wanted))
             (size,) = frames.HEADER.unpack(_exactly(connection, frames.HEADER.size))
             return frames.decode_reply(memoryview(_exactly(connection, size)))
 

@@ -6,7 +6,14 @@ from penstock.inference.program import frames
 from penstock.inference.program.frames import HEADER, FrameError, Reply, RequestPart
 
 PARTS = st.lists(
-    st.builds(RequestPart, st.integers(0, 2), st.binary(max_size=255), st.binary(max_size=300)),
+    st.builds(
+        RequestPart,
+        st.integers(0, 255),
+        st.binary(max_size=255),
+        st.binary(max_size=300),
+        st.integers(0, 2**16 - 1),
+        st.integers(0, 255),
+    ),
     max_size=5,
 )
 REPLIES = st.lists(
@@ -16,6 +23,7 @@ REPLIES = st.lists(
         st.text(max_size=60),
         st.integers(0, 2**32 - 1),
         st.binary(max_size=300),
+        st.integers(0, 255),
     ),
     max_size=5,
 )
@@ -38,17 +46,17 @@ def test_a_reply_arrives_as_it_was_sent(replies: list[Reply]) -> None:
 
 
 def test_the_layout_is_the_agreed_one() -> None:
-    frame = frames.encode_request([(1, b"ab", b"{}"), (0, b"", b"")])
+    frame = frames.encode_request([RequestPart(1, b"ab", b"{}", 258, 2), RequestPart(0, b"", b"")])
 
-    assert frame == (b"\x14\0\0\0\x02\0\0\0\x06\0\0\0\x02\0\0\0\x01\x02ab{}\0\0")
-    assert frames.encode_reply([Reply(404, "q", 7, b"!")]) == (
-        b"\x11\0\0\0\x01\0\0\0\x09\0\0\0\x94\x01\x01q\x07\0\0\0!"
+    assert frame == (b"\x1a\0\0\0\x02\0\0\0\x09\0\0\0\x05\0\0\0\x01\x02\x02\x02\x01ab{}\0\0\0\0\0")
+    assert frames.encode_reply([Reply(404, "q", 7, b"!", 1)]) == (
+        b"\x12\0\0\0\x01\0\0\0\x0a\0\0\0\x94\x01\x01\x01q\x07\0\0\0!"
     )
 
 
 @pytest.mark.parametrize("cut", [1, 5, 9, 13])
 def test_a_torn_request_is_an_error_and_not_a_shorter_one(cut: int) -> None:
-    payload = frames.encode_request([(1, b"id", b"body")])[HEADER.size :]
+    payload = frames.encode_request([RequestPart(1, b"id", b"body")])[HEADER.size :]
 
     with pytest.raises(FrameError):
         frames.decode_request(memoryview(payload)[:-cut])

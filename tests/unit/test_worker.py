@@ -14,6 +14,7 @@ from penstock.inference.program.frames import (
     METADATA,
     V2,
     Reply,
+    RequestPart,
     encode_request,
 )
 from tests.unit.packed_versions import (
@@ -307,7 +308,7 @@ def test_describe_says_why_a_model_does_not_load(tmp_path: Path) -> None:
         HEADER.pack(2**31),
         HEADER.pack(8) + b"\xff" * 8,
         HEADER.pack(100) + b"torn",
-        encode_request([(V2, b"gone", people(40))]),
+        encode_request([RequestPart(V2, b"gone", people(40))]),
     ],
 )
 def test_the_next_connection_is_served_whatever_the_last_one_sent(

@@ -40,6 +40,7 @@ from penstock.config.rules import (
     refuse,
     wrong,
 )
+from penstock.config.serving import Serving
 
 MODEL_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 """The same pattern as in `domain`, which this module may not import; a test compares them."""
@@ -330,6 +331,9 @@ class Canary(Block):
 
     steps: Several[int] | None = None
     """Percent of the requests, rising; full traffic follows the last."""
+    key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Column that names the customer: each stays with one version. The header Penstock-Key
+    goes before it, and spares the gateway the reading of the body."""
     batch_s: Positive = 60
     """Seconds between two looks."""
     horizon: Duration = "24 h"
@@ -431,6 +435,7 @@ class ModelConfig(Block):
     explain: Explain = Explain()
     speed: Speed = Speed()
     approval: Approval = Approval()
+    serving: Serving = Serving()
     canary: Canary = Canary()
     monitor: Several[Monitor] = (Monitor(),)
     check: Several[OwnCheck] = ()

@@ -16,6 +16,7 @@ from penstock.config.addresses import Address, address
 from penstock.config.faults import read_as
 from penstock.config.reading import text_of
 from penstock.config.rules import Block, Broken, Several, clash, refuse, wrong
+from penstock.config.serving import ServingSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -149,6 +150,7 @@ class ServerSettings(Block):
     data: DataSettings = DataSettings()
     supply: SupplySettings = SupplySettings()
     adopt: AdoptSettings = AdoptSettings()
+    serving: ServingSettings = ServingSettings()
 
     @property
     def address(self) -> str:

@@ -186,7 +186,7 @@ class Worker:
 
     def _ask(self, kind: int, name: bytes, body: bytes) -> frames.Reply:
         try:
-            self._socket.sendall(frames.encode_request([(kind, name, body)]))
+            self._socket.sendall(frames.encode_request([frames.RequestPart(kind, name, body)]))
             (size,) = frames.HEADER.unpack(self._receive(frames.HEADER.size))
             return frames.decode_reply(memoryview(self._receive(size)))[0]
         except TimeoutError:

@@ -67,6 +67,7 @@ def deployments(
             version.c.lock_digest,
             version.c.signature,
             version.c.attestation_digest,
+            version.c.config,
         )
         .join(
             version,
@@ -324,4 +325,7 @@ def _deployment(row: Any) -> Deployment:
     fields: dict[str, Any] = dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name
     fields["environment"] = Environment(fields["environment"])
     fields["role"] = Role(fields["role"])
+    config: JSON = fields.pop("config")
+    fields["serving"] = config.get("serving") or {}
+    fields["key"] = (config.get("canary") or {}).get("key")
     return Deployment(**fields)

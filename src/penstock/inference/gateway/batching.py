@@ -18,6 +18,7 @@ from penstock.inference.program.frames import (
     METADATA,
     FrameError,
     Reply,
+    RequestPart,
     decode_reply,
     encode_request,
 )
@@ -234,7 +235,7 @@ class Lane(asyncio.Protocol):
         self.in_flight = batch
         limit_s = self._limits.frame_s()
         self._timer = self._loop.call_later(limit_s, self._hangs, limit_s)
-        self._transport.write(encode_request([(t.kind, t.id, t.body) for t in batch]))
+        self._transport.write(encode_request([RequestPart(t.kind, t.id, t.body) for t in batch]))
 
     def _hangs(self, limit_s: float) -> None:
         self.close(f"The worker gave no answer in {limit_s:g} s")

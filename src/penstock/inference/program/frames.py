@@ -19,17 +19,29 @@ from typing import NamedTuple
 METADATA = 0
 """Kind of a part that asks what the model is and whether it is ready; its body is empty."""
 V2 = 1
-"""Kind of a part with an Open Inference Protocol v2 request."""
+"""Kind of a part with an Open Inference Protocol v2 request, all JSON."""
 INVOCATIONS = 2
-"""Kind of a part with an MLflow ``/invocations`` request."""
+"""Kind of a part with an MLflow ``/invocations`` request in JSON."""
+CSV, PARQUET, ARROW = 3, 4, 5
+"""Kinds of parts whose body is a table: comma separated, Parquet, an Arrow IPC stream."""
+V2_BINARY = 6
+"""Kind of a part with an Open Inference Protocol v2 request with binary tensors: `WORD` bytes
+of JSON, the JSON, the tensors."""
+
+LOAD, UNLOAD, FORK, END = 32, 33, 34, 35
+"""Kinds of parts with an order of the gateway's own; the bodies are JSON, see host.py."""
+
+JSON_MEDIA, BINARY_MEDIA, ARROW_MEDIA = 0, 1, 2
+"""What a body of a reply is, and what a request wants it to be: JSON; JSON with binary tensors
+behind it (`WORD` bytes of JSON, the JSON, the tensors); an Arrow IPC stream."""
 
 HEADER = struct.Struct("<I")
 """Size of the payload in bytes, the header not counted."""
 WORD = struct.Struct("<I")
-REQUEST_PART = struct.Struct("<BB")
-"""Kind, length of the id; the id and the body follow."""
-REPLY_PART = struct.Struct("<HB")
-"""HTTP status, length of the id; the id, `WORD` rows and the body follow."""
+REQUEST_PART = struct.Struct("<BBBH")
+"""Kind, length of the id, wanted media, slot; the id and the body follow."""
+REPLY_PART = struct.Struct("<HBB")
+"""HTTP status, length of the id, media; the id, `WORD` rows and the body follow."""
 
 MAX_FRAME_BYTES = 1 << 30
 """Whoever announces more is broken: end the connection instead of reading on."""
@@ -44,10 +56,14 @@ class RequestPart(NamedTuple):
     """One caller's request."""
 
     kind: int
-    """`METADATA`, `V2` or `INVOCATIONS`."""
+    """`METADATA`, `V2`, `INVOCATIONS`, ..."""
     id: bytes
     """The prediction id that the gateway made, at most 255 bytes of UTF-8."""
     body: bytes
+    slot: int = 0
+    """Which of the process's versions is asked."""
+    wants: int = JSON_MEDIA
+    """The media that the caller would like."""
 
 
 class Reply(NamedTuple):
@@ -60,27 +76,32 @@ class Reply(NamedTuple):
     rows: int
     """Rows predicted; 0 when the status is not 200."""
     body: bytes
-    """Final JSON, ready to be sent."""
+    """Ready to be sent."""
+    media: int = JSON_MEDIA
+    """What the body is."""
 
 
-def encode_request(parts: Sequence[tuple[int, bytes, bytes]]) -> bytes:
-    """Return the frame, header included, of (kind, id, body) parts.
+def encode_request(parts: Sequence[RequestPart]) -> bytes:
+    """Return the frame, header included, of some requests.
 
     Examples
     --------
-    >>> frame = encode_request([(V2, b"a1", b"{}")])
+    >>> frame = encode_request([RequestPart(V2, b"a1", b"{}")])
     >>> decode_request(memoryview(frame)[HEADER.size:])
-    [RequestPart(kind=1, id=b'a1', body=b'{}')]
+    [RequestPart(kind=1, id=b'a1', body=b'{}', slot=0, wants=0)]
     """
-    return _frame([REQUEST_PART.pack(kind, len(id_)) + id_ + body for kind, id_, body in parts])
+    pack = REQUEST_PART.pack
+    return _frame(
+        [pack(kind, len(id_), wants, slot) + id_ + body for kind, id_, body, slot, wants in parts]
+    )
 
 
 def encode_reply(replies: Sequence[Reply]) -> bytes:
     """Return the frame, header included, of replies in the order of their requests."""
     parts: list[bytes] = []
-    for status, name, rows, body in replies:
+    for status, name, rows, body, media in replies:
         id_ = name.encode()
-        parts.append(REPLY_PART.pack(status, len(id_)) + id_ + WORD.pack(rows) + body)
+        parts.append(REPLY_PART.pack(status, len(id_), media) + id_ + WORD.pack(rows) + body)
     return _frame(parts)
 
 
@@ -124,21 +145,22 @@ def _parts(payload: memoryview) -> list[memoryview]:
 
 def _request_part(part: memoryview) -> RequestPart:
     try:
-        kind, length = REQUEST_PART.unpack_from(part)
+        kind, length, wants, slot = REQUEST_PART.unpack_from(part)
     except struct.error:
         raise FrameError(f"A request part of {len(part)} bytes has no head.") from None
     end = REQUEST_PART.size + length
     if end > len(part):
         raise FrameError(f"A request part of {len(part)} bytes ends in its id.")
-    return RequestPart(kind, bytes(part[REQUEST_PART.size : end]), bytes(part[end:]))
+    name, body = bytes(part[REQUEST_PART.size : end]), bytes(part[end:])
+    return RequestPart(kind, name, body, slot, wants)
 
 
 def _reply_part(part: memoryview) -> Reply:
     try:
-        status, length = REPLY_PART.unpack_from(part)
+        status, length, media = REPLY_PART.unpack_from(part)
         end = REPLY_PART.size + length
         (rows,) = WORD.unpack_from(part, end)
         name = str(part[REPLY_PART.size : end], "utf-8")
     except (struct.error, UnicodeDecodeError) as error:
         raise FrameError(f"A reply part of {len(part)} bytes is broken: {error}.") from None
-    return Reply(status, name, rows, bytes(part[end + WORD.size :]))
+    return Reply(status, name, rows, bytes(part[end + WORD.size :]), media)
