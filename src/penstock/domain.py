@@ -383,7 +383,8 @@ class Deployment:
     serving: JSON = field(default_factory=dict[str, Any])
     """The version's block [serving], defaults filled in; empty where it has none."""
     key: str | None = None
-    """The challenger's [canary] key: requests with the same value go to the same version."""
+    """Column that names the customer: requests with the same value go to the same version. No
+    configuration sets it before the judgement of a canary can count by customers."""
 
 
 @dataclass(frozen=True, slots=True)

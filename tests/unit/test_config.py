@@ -169,7 +169,7 @@ sensitive = ["y", "y"]
 limits = { roc_auc = { mim = 3 }, auc = { min = 0.1 }, accuracy = { min = 0.9, max = 0.1 } }
 [canary]
 steps = [5, 1]
-sticky = "customer"
+key = "customer"
 hold = "3 weeks"
 [[monitor]]
 every = "day"
@@ -199,7 +199,7 @@ name = "x"
         ("PS015", 15, "quality.limits.auc"),
         ("PS016", 15, "quality.limits.accuracy"),
         ("PS015", 17, "canary.steps"),
-        ("PS017", 18, "canary.sticky"),
+        ("PS017", 18, "canary.key"),
         ("PS015", 19, "canary.hold"),
         ("PS015", 24, "monitor[1].checks[0]"),
         ("PS017", 24, "monitor[1].checks[1]"),

@@ -331,9 +331,6 @@ class Canary(Block):
 
     steps: Several[int] | None = None
     """Percent of the requests, rising; full traffic follows the last."""
-    key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Column that names the customer: each stays with one version. The header Penstock-Key
-    goes before it, and spares the gateway the reading of the body."""
     batch_s: Positive = 60
     """Seconds between two looks."""
     horizon: Duration = "24 h"
