@@ -145,9 +145,15 @@ class Build(Block):
     """What the command may use with all its processes; as much as the operator allows."""
     network: bool = False
     """Whether training may use the network."""
+    reuse: bool = False
+    """Whether training is taken over from a version with the same code, data, environment and
+    command, instead of done again."""
 
     @model_validator(mode="after")
     def _adopted_or_trained(self) -> Self:
+        if self.reuse and self.network:
+            reason = "with a network nobody knows what training read, so it is never the same."
+            refuse([clash(reason, "Take reuse or network out.", "reuse")])
         refuse(
             clash(f"a model that is adopted is not trained, and {key} is set.",
                   f"Take {key} or adopt out.", "adopt")

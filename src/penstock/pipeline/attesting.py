@@ -21,6 +21,7 @@ from penstock.build.train import Plan
 from penstock.build.trust import bom, provenance, signing
 from penstock.build.trust.provenance import Claim, Origin, Source
 from penstock.domain import JSON, Document
+from penstock.pipeline import reusing
 from penstock.pipeline.tools import Work
 from penstock.records import documents, runs
 from penstock.records.runs import Seal
@@ -110,6 +111,7 @@ def _origin(work: Work, plan: Plan, prepared: JSON, found: Seal) -> Origin:
         sandbox=str(prepared["sandbox"]),
         network=config.build.network,
         adopted=config.build.adopt is not None,
+        reused=reusing.trained_by(work),
         variables=sorted(train.training_command(plan).env),
         builder=work.tools.url,
         release=__version__,

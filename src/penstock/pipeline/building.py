@@ -38,11 +38,13 @@ from penstock.pipeline import (
     gathering,
     own_checks,
     pacing,
+    reusing,
     surroundings,
 )
 from penstock.pipeline.tools import Work, evaluation_file, evaluation_of
 from penstock.ports import AsOf, Finished, Limits
 from penstock.records import documents
+from penstock.records.pace import TAKEN_OVER
 from penstock.records.runs import Seal
 
 
@@ -78,16 +80,26 @@ def _restored(work: Work) -> None:
         lock.unlink()
 
 
-async def trained(work: Work) -> JSON:
-    """Do step train: checkout, environment, command, model; return what was prepared."""
+async def trained(work: Work, *, anew: bool = False) -> JSON:
+    """Do step train: checkout, environment, command, model; return what was prepared.
+
+    With `anew` the command runs, whatever an earlier version could give.
+    """
     # Three durable parts of one noted step: the command must be one that can be killed.
-    prepared = await work.durable("train: prepare", lambda: _noted(work, lambda: prepare(work)))
+    prepared = await work.durable(
+        "train: prepare", lambda: _noted(work, lambda: prepare(work), begins=True)
+    )
     plan = plan_of(work, prepared)
     if plan.config.build.adopt is not None:
         await work.durable(
             "train: adopt", lambda: _noted(work, lambda: take_in(work, plan), ends=True)
         )
         return cast("JSON", prepared)
+
+    if plan.config.build.reuse and not anew:
+        known = await work.durable("train: reuse", lambda: _noted(work, lambda: reuse(work, plan)))
+        if known["taken_over"]:
+            return cast("JSON", prepared)
 
     def start() -> tuple[list[str], dict[str, str]]:
         return work.tools.sandbox.argv(train.training_command(plan))
@@ -105,8 +117,8 @@ async def trained(work: Work) -> JSON:
     return cast("JSON", prepared)
 
 
-def _noted(work: Work, action: Any, *, ends: bool = False) -> JSON:
-    if not ends:
+def _noted(work: Work, action: Any, *, begins: bool = False, ends: bool = False) -> JSON:
+    if begins:
         work.begin("train")
     try:
         result = cast("JSON", action())
@@ -289,7 +301,21 @@ def collect(work: Work, plan: Plan, finished: Finished) -> JSON:
         _keep(work, plan.checkout / spec.data, spec.ending)
     surroundings.keep_golden(work, plan.checkout, built.path)
     stage(work, plan, built)
+    reusing.keep(work, plan)
     return {"reason": f"{built.format} model, {len(built.files)} file(s)"}
+
+
+def reuse(work: Work, plan: Plan) -> JSON:
+    """Take over the model of a version with the same inputs, and end the step, if there is one."""
+    version = reusing.earlier(work, plan)
+    if version is None:
+        return {"taken_over": False}
+    work.progress("train", None, doing=f"takes over what was trained for {version}")
+    built = reusing.take_over(work, plan, version)
+    gathering.store_inputs(work)
+    stage(work, plan, built)
+    work.end("train", "passed", f"{TAKEN_OVER} {version} (same code, data and environment)")
+    return {"taken_over": True}
 
 
 def take_in(work: Work, plan: Plan) -> JSON:

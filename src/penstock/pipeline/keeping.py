@@ -53,7 +53,6 @@ def key(work: Work, step: str, settings: JSON) -> str:
     version, config = work.version(), work.config()
     evaluate = config.evaluate
     told = {
-        "schema": [_SCHEMA, __version__, step],
         "model": [version.model, _contents(work, str(version.artifact_digest))],
         "lock": version.lock_digest,
         "signature": version.signature,
@@ -61,6 +60,12 @@ def key(work: Work, step: str, settings: JSON) -> str:
         "evaluate": None if evaluate is None else evaluate.model_dump(mode="json"),
         "settings": settings,
     }
+    return digest_of(step, told)
+
+
+def digest_of(step: str, inputs: JSON) -> str:
+    """Return the digest of what a step depends on, of its way of doing it in this release too."""
+    told = {"schema": [_SCHEMA, __version__, step], **inputs}
     text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

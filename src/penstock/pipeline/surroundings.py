@@ -29,7 +29,7 @@ from penstock.pipeline.tools import Work
 from penstock.records import rollouts, runs
 
 GOLDEN = ("golden.csv", "golden.parquet")
-_MEDIA_TYPES = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
+MEDIA_TYPES = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
 _MOST_GOLDEN_BYTES = 64 << 20
 _MOST_FILES = 2_000
 
@@ -178,7 +178,7 @@ def keep_golden(work: Work, checkout: Path, model: Path) -> None:
                 work.say("train", f"{name} is larger than 64 MiB: not kept as golden rows")
                 continue
             shutil.copyfile(path, work.folder / name)
-            work.document("golden", work.folder / name, _MEDIA_TYPES[path.suffix])
+            work.document("golden", work.folder / name, MEDIA_TYPES[path.suffix])
             return
 
 

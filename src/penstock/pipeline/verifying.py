@@ -189,7 +189,7 @@ async def _rebuilt(tools: Tools, number: int) -> JSON:
     work = Rebuild(replace(tools, environments=environments), run, "build", asked.id, seed)
     began = await tools.engine.step("verification/clock", time.time)
     try:
-        await building.trained(work)
+        await building.trained(work, anew=True)
     except StoppedError as error:
         raise StoppedError(
             "PS141",

@@ -98,6 +98,8 @@ class Origin:
     byproducts: Sequence[Source]
     adopted: bool = False
     """The model came in a commit; nothing was trained here."""
+    reused: Source | None = None
+    """The version whose training was taken over, by its artifact."""
 
 
 def statement(claim: Claim, files: Mapping[str, str], origin: Origin) -> JSON:
@@ -122,6 +124,7 @@ def statement(claim: Claim, files: Mapping[str, str], origin: Origin) -> JSON:
         _described(origin.lock),
         *(_described(one) for one in origin.data),
         *([_described(origin.evaluation)] if origin.evaluation is not None else []),
+        *([_described(origin.reused)] if origin.reused is not None else []),
     ]
     return {
         "_type": STATEMENT_TYPE,
@@ -146,6 +149,7 @@ def statement(claim: Claim, files: Mapping[str, str], origin: Origin) -> JSON:
                     "environment": claim.lock_digest,
                     "sandbox": origin.sandbox,
                     "network": origin.network,
+                    "reused": origin.reused.name if origin.reused is not None else None,
                     "variables": sorted(origin.variables),
                 },
                 "resolvedDependencies": dependencies,
