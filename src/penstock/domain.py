@@ -48,6 +48,8 @@ class Role(StrEnum):
     """The champion before; kept loaded, so that rolling back needs nothing."""
     WARM = "warm"
     """An older version inside the rollback window."""
+    SHADOW = "shadow"
+    """Gets copies of requests that another version answers; its own answers nobody gets."""
 
 
 class RunState(StrEnum):
@@ -372,7 +374,8 @@ class Deployment:
     lock_digest: str
     signature: JSON
     share: int
-    """Percent of the model's requests. The shares of one model and environment sum to 100."""
+    """Percent of the model's requests. The shares of one model and environment sum to 100, that
+    of a shadow not counted: it is the percent of requests that it gets copies of."""
     generation: int
     """Rises with every change of the split of this model and environment."""
     lease_until: datetime | None

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from penstock.inference.prediction_log.segments import (
     closed_segments,
     count_arms,
     encode,
+    open_segments,
     read,
+    read_segment,
     watermark,
 )
 
@@ -306,3 +310,101 @@ def test_reading_survives_the_deletion_of_converted_segments(tmp_path: Path, clo
     log.close()
 
     assert [found.number for found in read(folder(tmp_path), after=first.position)] == [3, 4]
+
+
+def test_the_segments_of_two_writers_are_open_until_each_has_closed_its_own(
+    log: PredictionLog, tmp_path: Path, clock: Clock
+) -> None:
+    newer = PredictionLog(tmp_path, clock_us=clock)
+    log.append("production", "m", [entry(id="a")])
+    newer.append("production", "m", [entry(id="b")])
+    log.append("production", "m", [entry(id="c")])
+
+    assert len(open_segments(folder(tmp_path))) == 2
+    assert closed_segments(folder(tmp_path)) == []
+    log.close()
+    (closed,) = closed_segments(folder(tmp_path))
+    assert [one.id for one in read_segment(closed)] == ["a", "c"]
+    newer.close()
+    assert len(closed_segments(folder(tmp_path))) == 2
+
+
+def test_the_watermark_of_two_writers_is_the_earlier_until_its_writer_ends(
+    log: PredictionLog, tmp_path: Path, clock: Clock
+) -> None:
+    newer = PredictionLog(tmp_path, clock_us=clock)
+    log.mark("production", "m", 5)
+    newer.mark("production", "m", 8)
+
+    both = watermark(folder(tmp_path))
+    log.close()
+    alone = watermark(folder(tmp_path))
+    newer.close()
+
+    assert (both, alone, watermark(folder(tmp_path))) == (5, 8, 8)
+
+
+def test_a_writer_that_has_said_nothing_yet_holds_the_watermark(
+    log: PredictionLog, tmp_path: Path, clock: Clock
+) -> None:
+    newer = PredictionLog(tmp_path, clock_us=clock)
+    newer.append("production", "m", [entry(id="b")])
+    log.mark("production", "m", 5)
+
+    assert watermark(folder(tmp_path)) is None
+    newer.close()
+
+
+def test_a_new_segment_begins_with_its_writers_last_watermark(
+    tmp_path: Path, clock: Clock
+) -> None:
+    log = PredictionLog(tmp_path, clock_us=clock, segment_bytes=1)
+    log.append("production", "m", [entry(id="a")])
+    log.mark("production", "m", 5)
+    log.append("production", "m", [entry(id="b")])
+
+    assert watermark(folder(tmp_path)) == 5
+    assert [one.id for one in read(folder(tmp_path))] == ["a", "b"]
+    log.close()
+
+
+def test_a_segment_whose_writer_was_killed_is_closed(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, sys, time\n"
+        "from penstock.inference.prediction_log.segments import PredictionLog\n"
+        "log = PredictionLog(pathlib.Path(sys.argv[1]), clock_us=lambda: 7)\n"
+        "log.mark('production', 'm', 5)\n"
+        "print('marked', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        open_still = closed_segments(folder(tmp_path))
+        writer.kill()
+        writer.wait()
+
+        assert open_still == []
+        assert len(closed_segments(folder(tmp_path))) == 1
+        assert watermark(folder(tmp_path)) == 5
+
+
+def test_the_bucket_of_a_key_is_logged_and_shadows_are_no_arm_of_a_canary(
+    log: PredictionLog, tmp_path: Path
+) -> None:
+    entries = [
+        entry(id="a", role="challenger", bucket=0),
+        entry(id="b", role="champion", bucket=9999),
+        entry(id="b", role="shadow"),
+    ]
+    log.append("production", "m", entries)
+
+    assert [one.bucket for one in read(folder(tmp_path))] == [0, 9999, -1]
+    counts = count_arms(folder(tmp_path), since_us=0, until_us=2**60, slow_ms=1)
+    assert {role: count.requests for role, count in counts.items()} == {
+        "challenger": 1,
+        "champion": 1,
+        "shadow": 1,
+    }

@@ -112,7 +112,8 @@ def split(
 
     An empty `places` takes the model out of the environment.
     """
-    assert not places or sum(place.share for place in places) == 100, places
+    serving = [place.share for place in places if place.role is not Role.SHADOW]
+    assert not places or sum(serving) == 100, places
     connection = change.connection
     here = (deployment.c.model == model_name) & (deployment.c.environment == environment)
     generation = (

@@ -11,11 +11,16 @@ checksums find it. A record may also be a *watermark* (everything that arrived b
 ended, and is logged) or the *close* that ends a segment nobody will write to again. Segments are
 named after the time they begin, in microseconds: their order is the order of their names.
 
+Two gateways may write at once while one hands over to the other, each to segments of its own. A
+writer holds a lock on the segment that it writes to, so that a segment without a close is known
+to be at its end when its writer has died.
+
 Write with `PredictionLog`; read with `read`, `count_arms`, `watermark`, `closed_segments`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import struct
@@ -29,23 +34,24 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from penstock.inference.prediction_log.disk import Disk
+
 HEADER = struct.Struct("<IIBBBBHHIIIqqIII")
 """Header checksum, body checksum, record, role, outcome, kind, status, id length, number,
-generation, rows, arrived, ended, request length, reply length, zero."""
+generation, rows, arrived, ended, request length, reply length, bucket + 1."""
 SEGMENT_BYTES = 16 * 2**20
 SEGMENT_S = 60.0
-SYNC_S = 1.0
-"""What a power cut can take; a killed process takes nothing."""
 LATEST_END_US = 60_000_000
 """No request ends later than this after it arrived; far above every deadline."""
 
 _FIELDS = range(16)
 _HEADER_SUM, _BODY_SUM, _RECORD, _ROLE, _OUTCOME, _KIND, _STATUS, _ID_LENGTH = _FIELDS[:8]
-_NUMBER, _GENERATION, _ROWS, _ARRIVED, _ENDED, _REQUEST_LENGTH, _REPLY_LENGTH, _ = _FIELDS[8:]
+_NUMBER, _GENERATION, _ROWS, _ARRIVED, _ENDED, _REQUEST_LENGTH, _REPLY_LENGTH = _FIELDS[8:15]
+_BUCKET = _FIELDS[15]
 _PREDICTION, _WATERMARK, _CLOSE = 1, 2, 3
 """What a record is."""
 _SUFFIX = ".seg"
-_ROLES = ("", "champion", "challenger", "previous", "warm", "explicit")
+_ROLES = ("", "champion", "challenger", "previous", "warm", "explicit", "shadow")
 _ROLE_CODES = {role: code for code, role in enumerate(_ROLES)}
 
 _logger = logging.getLogger(__name__)
@@ -80,7 +86,8 @@ class Entry(NamedTuple):
     ended_us: int
     number: int
     role: str
-    """``champion``, ``challenger``, or ``explicit`` for a request that named the version."""
+    """``champion``, ``challenger``, ``explicit`` for a request that named the version, or
+    ``shadow`` for a copy, whose answer nobody got: its id is that of the request copied."""
     status: int
     """HTTP status of this attempt's own answer."""
     outcome: Outcome
@@ -95,6 +102,8 @@ class Entry(NamedTuple):
     reply: bytes
     position: Position = Position("", 0)
     """Just behind this entry; give it to `read` as `after` to go on."""
+    bucket: int = -1
+    """Where the request's key fell, 0 to 9999; -1 for a request that was drawn by itself."""
 
 
 class ArmCount(NamedTuple):
@@ -124,7 +133,7 @@ def encode(entry: Entry) -> bytes:
         entry.ended_us,
         len(entry.request),
         len(entry.reply),
-        0,
+        entry.bucket + 1,
     )
     return _sealed(figures) + body
 
@@ -171,9 +180,10 @@ class PredictionLog:
         self._segment_bytes = segment_bytes
         self._segment_us = int(segment_s * 1e6)
         self._segments: dict[tuple[str, str], _Segment] = {}
+        self._marks: dict[tuple[str, str], int] = {}
         self._last_name_us = 0
         self._refused = False
-        self._disk = _Disk()
+        self._disk = Disk()
 
     def append(self, environment: str, model: str, entries: Sequence[Entry]) -> None:
         """Log one batch in one write."""
@@ -186,6 +196,7 @@ class PredictionLog:
 
     def mark(self, environment: str, model: str, before_us: int) -> None:
         """Say that everything that arrived before a time has ended and is logged."""
+        self._marks[environment, model] = before_us
         self._put((environment, model), _mark(_WATERMARK, before_us), entries=0)
 
     def close_old(self) -> None:
@@ -232,11 +243,15 @@ class PredictionLog:
         folder.mkdir(parents=True, exist_ok=True)
         newest = max((_began_us(path) for path in _segments(folder)), default=0)
         # A clock that went back must not put new records before old ones.
-        name_us = self._last_name_us = max(now_us, newest + 1, self._last_name_us + 1)
-        path = folder / f"{name_us:017d}{_SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        name_us = max(now_us, newest + 1, self._last_name_us + 1)
+        while (fd := _created(folder, name_us)) is None:  # another gateway was faster
+            name_us += 1
+        self._last_name_us = name_us
         self._disk.opened(folder)
+        path = folder / f"{name_us:017d}{_SUFFIX}"
         segment = self._segments[key] = _Segment(path, fd, now_us)
+        if key in self._marks:  # this writer's last word stands in what it still writes to
+            segment.size += self._write(fd, _mark(_WATERMARK, self._marks[key]))
         return segment
 
     def _retire(self, key: tuple[str, str]) -> None:
@@ -257,56 +272,19 @@ class PredictionLog:
         self._refused = True
 
 
-class _Disk:
-    """Brings what was written to the disk each second, and closes files behind the writer."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._written: set[int] = set()
-        self._retired: set[int] = set()
-        self._folders: set[Path] = set()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
-        self._thread.start()
-
-    def touch(self, fd: int) -> None:
-        with self._lock:
-            self._written.add(fd)
-
-    def retire(self, fd: int) -> None:
-        with self._lock:
-            self._written.add(fd)
-            self._retired.add(fd)
-
-    def opened(self, folder: Path) -> None:
-        with self._lock:
-            self._folders.add(folder)
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            stopping = self._stopping.wait(SYNC_S)
-            self._sync()
-
-    def _sync(self) -> None:
-        with self._lock:
-            written, self._written = self._written, set()
-            retired, self._retired = self._retired, set()
-            folders, self._folders = self._folders, set()
-        for fd in written:
-            with suppress(OSError):  # a full disk is said by the writer
-                os.fsync(fd)
-        for fd in retired:
-            os.close(fd)
-        for folder in folders:
-            with suppress(OSError):
-                fd = os.open(folder, os.O_RDONLY)
-                os.fsync(fd)
-                os.close(fd)
+def _created(folder: Path, name_us: int) -> int | None:
+    """Make a segment that is locked as soon as it has its name; None when the name is taken."""
+    made = folder / f".{name_us:017d}.{os.getpid()}.{threading.get_ident()}"
+    fd = os.open(made, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        (folder / f"{name_us:017d}{_SUFFIX}").hardlink_to(made)
+    except FileExistsError:
+        os.close(fd)
+        return None
+    finally:
+        made.unlink(missing_ok=True)
+    return fd
 
 
 def read(folder: Path, *, after: Position | None = None) -> Iterator[Entry]:
@@ -336,27 +314,36 @@ def read_segment(path: Path, offset: int = 0) -> Iterator[Entry]:
 
 def closed_segments(folder: Path) -> list[Path]:
     """Return the segments that nobody will write to again, oldest first."""
-    paths = _segments(folder)
-    if paths and not _is_closed(paths[-1]):
-        paths.pop()
-    return paths
+    return [path for path in _segments(folder) if _is_closed(path)]
 
 
 def open_segments(folder: Path) -> list[Path]:
-    """Return the segment that may still grow, if there is one."""
-    return [path for path in _segments(folder)[-1:] if not _is_closed(path)]
+    """Return the segments that may still grow: one for each gateway that writes."""
+    return [path for path in _segments(folder) if not _is_closed(path)]
 
 
 def watermark(folder: Path) -> int | None:
     """Return the time, in microseconds, before which every arrived request is in the log.
 
-    None where no gateway has said so yet.
+    Each gateway that still writes answers for its own requests, so the earliest of their words
+    holds; one that has ended has none open. None where none has said so yet.
     """
-    for path in reversed(_segments(folder)):
-        marks = [f[_ARRIVED] for _, f in _records(_bytes(path)) if f[_RECORD] == _WATERMARK]
-        if marks:
-            return marks[-1]
+    paths = _segments(folder)
+    live = [path for path in paths if not _is_closed(path)]
+    if live:
+        said = [_last_mark(path) for path in live]
+        known = [time_us for time_us in said if time_us is not None]
+        return min(known) if len(known) == len(said) else None
+    for path in reversed(paths):
+        time_us = _last_mark(path)
+        if time_us is not None:
+            return time_us
     return None
+
+
+def _last_mark(path: Path) -> int | None:
+    marks = [f[_ARRIVED] for _, f in _records(_bytes(path)) if f[_RECORD] == _WATERMARK]
+    return marks[-1] if marks else None
 
 
 def count_arms(
@@ -403,19 +390,39 @@ def _began_us(path: Path) -> int:
 
 def _between(paths: Sequence[Path], since_us: int, until_us: int) -> Iterator[Path]:
     """Leave out segments that ended before the time, or began long after it."""
-    for path, following in zip(paths, [*paths[1:], None], strict=True):
-        ended = following is not None and _began_us(following) <= since_us
-        if not ended and _began_us(path) < until_us + LATEST_END_US:
+    for path in paths:
+        if _began_us(path) >= until_us + LATEST_END_US:
+            continue
+        closed_us = _closed_us(path)
+        if closed_us is None or closed_us > since_us:
             yield path
 
 
 def _is_closed(path: Path) -> bool:
+    """Say whether nobody will write to a segment again: it says so, or its writer is gone."""
+    if _closed_us(path) is not None:
+        return True
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _closed_us(path: Path) -> int | None:
+    """Return when a segment was closed; None for one that was not."""
     try:
         tail = _bytes(path, max(path.stat().st_size - HEADER.size, 0))
     except FileNotFoundError:
-        return True
+        return None
     f = _figures(tail, 0)
-    return f is not None and f[_RECORD] == _CLOSE
+    return f[_ARRIVED] if f is not None and f[_RECORD] == _CLOSE else None
 
 
 def _bytes(path: Path, offset: int = 0) -> bytes:
@@ -475,4 +482,5 @@ def _entry(view: bytes, start: int, f: tuple[int, ...]) -> Entry | None:
         request=view[request:reply],
         reply=view[reply:end],
         position=Position("", end),
+        bucket=f[_BUCKET] - 1,
     )
