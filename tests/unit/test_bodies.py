@@ -1,7 +1,11 @@
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from penstock.inference.program import bodies
 from penstock.inference.program.bodies import Asked, RequestError
@@ -205,3 +209,35 @@ def test_the_callers_own_id_is_kept() -> None:
 def test_an_id_that_could_not_be_a_header_is_refused(given: Any) -> None:
     with pytest.raises(RequestError, match="visible ASCII"):
         bodies.own_id({"id": given}, "made")
+
+
+CELLS = st.booleans() | st.integers() | st.floats() | st.text(max_size=2)
+FITS: dict[str, Callable[[Any], bool]] = {
+    "FP64": lambda value: type(value) in {int, float} and abs(value) <= sys.float_info.max,
+    "INT64": lambda value: (
+        (type(value) is int or (type(value) is float and value.is_integer()))
+        and -(2**63) <= value < 2**63
+    ),
+    "BYTES": lambda value: type(value) is str,
+    "BOOL": lambda value: type(value) is bool,
+}
+
+
+@given(st.sampled_from(sorted(FITS)), st.lists(CELLS, min_size=1, max_size=4))
+@example("FP64", [1.0, float("nan")])
+@example("FP64", [1.0, float("inf"), float("-inf")])
+@example("FP64", [1.0, 10**400])
+@example("INT64", [1, 2, 2**63])
+@example("INT64", [1, 2, True])
+def test_a_column_is_accepted_when_each_of_its_values_fits(
+    datatype: str, values: list[Any]
+) -> None:
+    column = bodies.Column("c", datatype, optional=False)
+    misfits = [row for row, value in enumerate(values) if not FITS[datatype](value)]
+
+    if not misfits:
+        (read,) = bodies.read(INVOCATIONS, {"inputs": {"c": values}}, (column,)).values
+        assert read == values
+        return
+    with pytest.raises(RequestError, match=f"row {misfits[0]} has"):
+        bodies.read(INVOCATIONS, {"inputs": {"c": values}}, (column,))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ DATATYPES = {
     **{f"{sign}INT{bits}": "INT64" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
 """The protocol's words, each with the one of ours that it is read as."""
+PYTHON = {"FP64": float, "INT64": int, "BYTES": str, "BOOL": bool}
 
 
 class RequestError(Exception):
@@ -75,7 +77,7 @@ class Asked(NamedTuple):
 def decode(body: bytes) -> dict[str, Any]:
     """Return the JSON object in `body`; RequestError when it holds none."""
     try:
-        document = json.loads(body, parse_constant=_no_constant)
+        document = _DECODER.decode(str(body, json.detect_encoding(body), "surrogatepass"))
     except RecursionError:
         raise RequestError(400, "PS550", "The body is nested too deeply.") from None
     except ValueError as error:
@@ -113,11 +115,10 @@ def read(kind: int, document: dict[str, Any], columns: tuple[Column, ...] | None
         The body does not follow its protocol, or its rows do not fit the columns.
     """
     sent, types = _v2(document, columns) if kind == V2 else (_invocations(document, columns), {})
-    counts = {name: len(values) for name, values in sent.items()}
-    rows = max(counts.values(), default=0)
-    for name, count in counts.items():
-        if count != rows:
-            sentence = f"Column {name!r} has {count} rows and another has {rows}."
+    rows = max(map(len, sent.values()), default=0)
+    for name, values in sent.items():
+        if len(values) != rows:
+            sentence = f"Column {name!r} has {len(values)} rows and another has {rows}."
             raise RequestError(400, "PS553", sentence)
     if rows == 0:
         raise RequestError(400, "PS553", "The request has no rows.")
@@ -128,7 +129,8 @@ def read(kind: int, document: dict[str, Any], columns: tuple[Column, ...] | None
         columns = tuple(_inferred(name, values, types.get(name)) for name, values in sent.items())
     else:
         _same_names(sent, columns)
-    values = [_checked(column, sent.get(column.name, [None] * rows)) for column in columns]
+    absent = [None] * rows
+    values = [_checked(column, sent.get(column.name, absent)) for column in columns]
     return Asked(columns, values, rows)
 
 
@@ -150,6 +152,9 @@ def signature_columns(signature: Mapping[str, Any] | None) -> tuple[Column, ...]
 
 def _no_constant(word: str) -> None:
     raise ValueError(f"{word} is no JSON value; send null for a missing number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _shown(value: Any) -> str:
@@ -314,12 +319,18 @@ def _depth(value: Any) -> int:
 
 
 def _from_rows(rows: list[Any], names: list[str]) -> dict[str, Any]:
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(names)}:
+        _uneven(rows, names)
+    return dict(zip(names, map(list, zip(*rows)))) if rows else {name: [] for name in names}
+
+
+def _uneven(rows: list[Any], names: list[str]) -> None:
+    """Say which row has another number of values than there are columns."""
     for position, row in enumerate(rows):
         count = len(cast("list[Any]", row)) if isinstance(row, list) else 0
         if count != len(names) or not isinstance(row, list):
             sentence = f"Row {position} has {count} values for {len(names)} columns."
             raise RequestError(400, "PS553", sentence)
-    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
 
 
 def _from_records(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -329,6 +340,8 @@ def _from_records(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _same_names(sent: dict[str, Any], columns: tuple[Column, ...]) -> None:
     known = {column.name for column in columns}
+    if sent.keys() == known:
+        return
     for name in sent:
         if name not in known:
             names = [column.name for column in columns]
@@ -417,6 +430,8 @@ def _checked(column: Column, values: list[Any]) -> list[Any]:
     if column.shape:
         return _tensors(column, values)
     datatype = column.datatype
+    if column.kind != "datetime" and _plainly(datatype, values):
+        return values
     fits = _is_date if column.kind == "datetime" else _fits
     for row, value in enumerate(values):
         if (value is None and column.optional) or (value is not None and fits(datatype, value)):
@@ -430,3 +445,13 @@ def _checked(column: Column, values: list[Any]) -> list[Any]:
         convert = float if datatype == "FP64" else int
         return [value if value is None else convert(value) for value in values]
     return values
+
+
+def _plainly(datatype: str, values: list[Any]) -> bool:
+    """Whether all values fit as they are, seen at once; False leaves it to a look at each."""
+    wanted = PYTHON.get(datatype)
+    if wanted is None or set(map(type, values)) != {wanted}:
+        return False
+    if wanted is float:  # a sum is finite only where each value is
+        return math.isfinite(sum(values))
+    return wanted is not int or (min(values) >= -(2**63) and max(values) < 2**63)

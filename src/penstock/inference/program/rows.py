@@ -141,10 +141,10 @@ def plain(value: Any) -> Any:
 
 def most_probable(probability: list[list[float]], classes: list[Any] | None) -> Answer:
     """Answer with the class of the greatest probability; its index where none are known."""
-    for row in probability:
-        if classes is not None and len(row) != len(classes):
-            raise AnswerError(f"{len(row)} probabilities for {len(classes)} classes")
-    best = [max(range(len(row)), key=row.__getitem__) for row in probability]
+    if classes is not None:
+        for count in set(map(len, probability)) - {len(classes)}:
+            raise AnswerError(f"{count} probabilities for {len(classes)} classes")
+    best = [row.index(max(row)) for row in probability]
     return Answer(best if classes is None else [classes[index] for index in best], probability)
 
 
