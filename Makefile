@@ -26,8 +26,8 @@ docs: .venv/ready  ## the documentation, live
 bench: .venv/ready  ## ratios in one run; writes bench/results
 	$(BIN)/python -m bench $(ARGS)
 
-bench-build: .venv/ready  ## what Penstock adds to a push of a real project
-	$(BIN)/python -m bench build
+bench-build: .venv/ready  ## what Penstock adds to a push of a real project, and its parts beside their peers
+	$(BIN)/python -m bench build sandbox fairness explain
 
 pictures: .venv/ready  ## the README's pictures, from a running demo
 	$(BIN)/python docs/pictures.py

@@ -5,6 +5,7 @@ delivery   what a push costs beyond the project's own training, with a warm envi
 build      what Penstock adds to a push of a real project, step by step
 sandbox    what each level adds to the start of a program
 fairness   the whole report beside Fairlearn's MetricFrame
+explain    the explanation beside the library shap
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import build, fairness, sandbox
+from bench import build, explain, fairness, sandbox
 from penstock import __version__
 from tests.journey.server import Project, Server, Traffic, toy_row
 
@@ -102,6 +103,7 @@ BENCHES: dict[str, Callable[[Server, Project], dict[str, Any]]] = {
 
 ALONE: dict[str, Callable[[], dict[str, Any]]] = {
     "build": build.measure,
+    "explain": explain.measure,
     "fairness": fairness.measure,
     "sandbox": sandbox.measure,
 }

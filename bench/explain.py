@@ -1,4 +1,4 @@
-"""Explanation: ``python -m bench.explain``, 100,000 rows x 20 columns, beside ``shap`` itself.
+"""Explanation: ``make bench ARGS=explain``, 100,000 rows x 20 columns, beside ``shap`` itself.
 
 The model, the worker and ``shap`` live in one environment of their own, made here with uv. The
 truth is shap's interventional TreeExplainer on the model's own probabilities; both samplers are
@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock import __version__
 from penstock.check.answers import Answers, Ask
 from penstock.check.evaluation import Evaluation
 from penstock.check.explanation.asking import Meter, Target
@@ -36,7 +33,6 @@ from penstock.check.explanation.report import Subject, explain
 from penstock.check.explanation.shapley import Player, Sampler
 from penstock.inference.asking import PROGRAM, Worker
 
-RESULTS = Path(__file__).parent / "results"
 ROWS, COLUMNS, EXPLAINED, BACKGROUND = 100_000, 20, 100, 100
 BUDGET_S = 20.0
 PACKAGES = ("shap", "scikit-learn", "pandas", "joblib", "pyarrow")
@@ -166,7 +162,7 @@ def whole(ask: Ask, table: pa.Table, label: Any) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "model").mkdir()
@@ -190,12 +186,8 @@ def main() -> int:
         "answers_of_shap": ours["answers"] <= targets["answers_of_shap"] * library["answers"],
         "seconds_of_shap": ours["seconds"] <= targets["seconds_of_shap"] * library["seconds"],
     }
-    facts = {
-        "name": "explain",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "penstock": __version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
+    return {
+        "median_s": everything["seconds"],
         "load": os.getloadavg()[0],
         "rows": ROWS,
         "columns": COLUMNS,
@@ -207,11 +199,3 @@ def main() -> int:
         "targets": targets,
         "targets_met": all(met.values()),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "explain.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts, indent=1))
-    return 0 if facts["targets_met"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

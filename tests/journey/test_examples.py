@@ -8,12 +8,16 @@ projects whose files lead to the same lock.
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import shutil
+import subprocess
+import sys
+import threading
 import tomllib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +35,7 @@ LOANS, LATER_LOANS = tables.loans(3000), tables.loans(1200, seed=11)
 HOURS = tables.hours(4200)
 MESSAGES = tables.messages(3000)
 ASKED = 200
+TORCH = (PROJECTS / "torch" / "requirements.txt").read_text().split()[:1]
 Right = Callable[[list[Any], list[Any]], bool]
 
 
@@ -278,14 +283,36 @@ def test_a_project_as_it_is_passes_every_check_and_answers_rightly(
     assert_serves(server, example, tmp_path, storage)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("PENSTOCK_TEST_TORCH"),
-    reason="NOT RUN: PENSTOCK_TEST_TORCH is not set; torch takes gigabytes",
-)
-def test_a_network_of_pytorch_answers_images(
-    server: Server, tmp_path: Path, storage: Path
-) -> None:
-    assert_serves(server, IMAGES, tmp_path, storage)
+@pytest.fixture
+def links(tmp_path: Path) -> Generator[str]:
+    """Offer the build of torch without CUDA that this machine's pip knows, as an operator would.
+
+    The public index has only builds with gigabytes of CUDA: they are never fetched here.
+    """
+    wheels = tmp_path / "wheels"
+    pip = [shutil.which("python3") or sys.executable, "-m", "pip", "download", "--quiet"]
+    told = [*pip, "--no-index", "--no-deps", "--dest", str(wheels), *TORCH]
+    if subprocess.run(told, check=False, capture_output=True, timeout=120).returncode:
+        pytest.skip(f"NOT RUN: pip's find-links offer no {TORCH[0]} without CUDA")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    served = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(wheels)))
+    thread = threading.Thread(target=served.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{served.server_port}/"
+    finally:
+        served.shutdown()
+        thread.join()
+        served.server_close()
+
+
+def test_a_network_of_pytorch_answers_images(links: str, tmp_path: Path, storage: Path) -> None:
+    with Server({"UV_FIND_LINKS": links}) as server:
+        assert_serves(server, IMAGES, tmp_path, storage)
 
 
 @pytest.mark.parametrize(
