@@ -220,6 +220,17 @@ def test_unpacked_versions_that_nobody_serves_go(rig: Rig, tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [digests[0]]
 
 
+def test_fetched_data_go_that_no_build_used_for_long(rig: Rig) -> None:
+    folder = rig.home / "cache" / "data"
+    folder.mkdir(parents=True)
+    for name, age_s in (("used", 60), ("unused", 90 * 86400)):
+        (folder / name).write_bytes(b"rows")
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+
+    assert Leftover("data", "unused", 4) in rig.prune()
+    assert [path.name for path in folder.iterdir()] == ["used"]
+
+
 def test_a_dry_run_says_the_same_and_touches_nothing(rig: Rig, tmp_path: Path) -> None:
     rig.environment(1)
     rig.put("orphan")

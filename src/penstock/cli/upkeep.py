@@ -19,6 +19,7 @@ WORDS = {
     "model": "unpacked versions that nobody serves",
     "run": "folders of runs that have ended",
     "file": "files of the store that no version names",
+    "data": "data fetched for builds",
     "download": "downloads that nothing refers to",
 }
 

@@ -37,7 +37,7 @@ class Leftover:
     """Something that nothing needs."""
 
     kind: str
-    """``environment``, ``model``, ``run``, ``file`` or ``download``."""
+    """``environment``, ``model``, ``run``, ``file``, ``data`` or ``download``."""
     name: str
     bytes: int
 
@@ -66,6 +66,7 @@ class Upkeep:
             *self._runs(dry_run=dry_run),
             *self._half_made(dry_run=dry_run),
             *self._files(dry_run=dry_run),
+            *self._data(dry_run=dry_run),
         ]
         if not dry_run:
             found += self._downloads()
@@ -146,6 +147,20 @@ class Upkeep:
         for report in (self.home / "runs").glob("*/reports/*.json"):
             found |= set(_DIGEST.findall(report.read_text("utf-8", errors="replace")))
         return frozenset(found)
+
+    def _data(self, *, dry_run: bool) -> Iterator[Leftover]:
+        """Give data that was fetched for builds; what is wanted again is fetched again."""
+        before = self._needed().before.timestamp()
+        for path in sorted((self.home / "cache" / "data").glob("*")):
+            try:
+                facts = path.stat()
+                if facts.st_mtime >= before:
+                    continue
+                if not dry_run:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+            yield Leftover("data", path.name, facts.st_size)
 
     def _downloads(self) -> list[Leftover]:
         cache = self.environments.cache

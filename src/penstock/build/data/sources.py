@@ -127,6 +127,7 @@ class Sources:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target.with_suffix(".lock")):
             if target.is_file():
+                os.utime(target)  # pruning goes by the last use
                 return target
             part = target.with_suffix(".part")
             try:
