@@ -225,7 +225,8 @@ def test_fetched_data_go_that_no_build_used_for_long(rig: Rig) -> None:
     folder.mkdir(parents=True)
     for name, age_s in (("used", 60), ("unused", 90 * 86400)):
         (folder / name).write_bytes(b"rows")
-        os.utime(folder / name, (time.time() - age_s,) * 2)
+        used = time.time() - age_s
+        os.utime(folder / name, (used, used))
 
     assert Leftover("data", "unused", 4) in rig.prune()
     assert [path.name for path in folder.iterdir()] == ["used"]
