@@ -16,14 +16,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from penstock import supervisor
 from penstock.config import ServerSettings
 from penstock.domain import Deployment
 from penstock.errors import UnreachableError, UsageError
@@ -37,10 +37,8 @@ if TYPE_CHECKING:  # for start-up time: what a process does not use, it does not
     from penstock.pipeline.workers import Workers
     from penstock.records.database import Database
 
-PARTS = ("control", "engine", "gateway")
-PAUSES_S = (0.0, 0.2, 0.5, 1.0, 2.0)
-"""Before a part that died is started again; the last one stays."""
-STEADY_S = 30.0
+SETTLE_S = 8.0
+"""So long a gateway that is alone lets requests wait for its champions; shorter than deadlines."""
 TICK_S = 60
 _FOLDERS = ("run", "runs", "models")
 _PRIVATE = ("artifacts", "log", "parquet", "repositories", "secrets")
@@ -249,9 +247,13 @@ def _redact_logs(home: Path) -> None:
 def run_gateway(home: Path, settings: ServerSettings) -> None:
     """Answer predictions until told to stop."""
     from penstock.build.trust import provenance
-    from penstock.inference.gateway.application import Gateway, GatewaySettings, serve
+    from penstock.inference.gateway.application import Gateway
+    from penstock.inference.gateway.handover import Handover
+    from penstock.inference.gateway.serving import serve
+    from penstock.inference.gateway.settings import GatewaySettings
     from penstock.records import rollouts
 
+    handover = Handover.taken(os.environ)
     records, kept, made = database(home), store(home), workers(home, settings)
 
     def routes() -> Sequence[Deployment]:
@@ -270,15 +272,21 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
         command = made.command(folder, deployment.lock_digest, [], socket=path)
         return made.sandbox.start(command, stderr=subprocess.PIPE)
 
+    chosen = GatewaySettings(
+        allowed_hosts=tuple(settings.allowed_hosts),
+        deadline_s=settings.serving.deadline_ms / 1000,
+    )
+    settle_s = chosen.start_timeout_s if handover.takes_over else SETTLE_S
     gateway = Gateway(
-        GatewaySettings(allowed_hosts=tuple(settings.allowed_hosts)),
+        replace(chosen, settle_s=settle_s),
         routes,
         start_worker,
         home / "log",
         home / "run" / "routes.json",
         clock,
     )
-    serve(gateway, settings.host, settings.predict_port)
+    gateway.settled = handover.say
+    serve(gateway, settings.host, settings.predict_port, handover)
 
 
 def run_control(home: Path, settings: ServerSettings) -> None:
@@ -340,9 +348,9 @@ def serve(home: Path, settings: ServerSettings, *, only: str | None = None) -> N
     signing_key(home, records)
     records.close()
     engine(home, settings).close()
-    _ports_free(settings)
+    _port_free(settings)
     _say_sandbox(home, settings)
-    Supervisor(home, settings).run()
+    supervisor.serve(home, settings, lambda part, found: _argv(part, home, found))
 
 
 def _loopback_only(settings: ServerSettings) -> None:
@@ -354,18 +362,17 @@ def _loopback_only(settings: ServerSettings) -> None:
         )
 
 
-def _ports_free(settings: ServerSettings) -> None:
-    for name, port in (("port", settings.port), ("predict-port", settings.predict_port)):
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                tried.bind((settings.host, port))
-            except OSError as error:
-                raise UnreachableError(
-                    "PS813",
-                    f"{settings.host}:{port} cannot be listened on: {error.strerror}.",
-                    hint=f"Stop what uses it, or choose another: penstock serve --{name} N.",
-                ) from error
+def _port_free(settings: ServerSettings) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((settings.host, settings.port))
+        except OSError as error:
+            raise UnreachableError(
+                "PS813",
+                f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}.",
+                hint="Stop what uses it, or choose another: penstock serve --port N.",
+            ) from error
 
 
 def _say_sandbox(home: Path, settings: ServerSettings) -> None:
@@ -381,74 +388,6 @@ def _argv(part: str, home: Path, settings: ServerSettings) -> list[str]:
     ports = ["--port", str(settings.port), "--predict-port", str(settings.predict_port)]
     options = ["--host", settings.host, *ports, "--only", part]
     return [sys.executable, "-c", program, "serve", *options]
-
-
-class Supervisor:
-    """Starts the three parts by handle, starts again what dies, and ends them together."""
-
-    def __init__(self, home: Path, settings: ServerSettings) -> None:
-        self._home = home
-        self._settings = settings
-        self._stop = threading.Event()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._deaths: dict[str, list[float]] = {part: [] for part in PARTS}
-
-    def run(self) -> None:
-        """Keep the parts running until SIGTERM or SIGINT."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told)
-        for part in PARTS:
-            self._start(part)
-        sys.stderr.write(self._greeting())
-        while not self._stop.wait(0.1):
-            for part, child in list(self._children.items()):
-                if child.poll() is not None:
-                    self._again(part, child.returncode)
-        self._end()
-
-    def _told(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
-
-    def _greeting(self) -> str:
-        predict = f"http://{self._settings.host}:{self._settings.predict_port}"
-        return (
-            f"Penstock · {self._settings.address} dashboard, API, git · {predict} predictions · "
-            f"{self._home}\nOnly this computer may connect. Stop with Ctrl-C.\n"
-        )
-
-    def _start(self, part: str) -> None:
-        log = (self._home / f"{part}.log").open("ab")
-        self._children[part] = subprocess.Popen(
-            _argv(part, self._home, self._settings),
-            stdin=subprocess.PIPE,  # closed when we die, whatever kills us: the part then ends
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PENSTOCK_HOME": str(self._home), "PENSTOCK_PART": part},
-            start_new_session=True,
-        )
-        log.close()
-        (self._home / "run" / f"{part}.pid").write_text(str(self._children[part].pid))
-
-    def _again(self, part: str, code: int) -> None:
-        now = time.monotonic()
-        deaths = [at for at in self._deaths[part] if now - at < STEADY_S]
-        self._deaths[part] = [*deaths, now]
-        pause_s = PAUSES_S[min(len(deaths), len(PAUSES_S) - 1)]
-        sys.stderr.write(f"! {part} ended with {code}; starting it again in {pause_s:g} s\n")
-        if not self._stop.wait(pause_s):
-            self._start(part)
-
-    def _end(self) -> None:
-        for child in self._children.values():
-            child.terminate()
-        ends = time.monotonic() + 15
-        for child in self._children.values():
-            try:
-                child.wait(max(0.1, ends - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                assert child.pid > 1, "a process group of ours"
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
 
 
 def _until_stopped() -> None:

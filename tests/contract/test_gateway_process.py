@@ -15,14 +15,15 @@ import httpx
 import pytest
 
 from penstock.errors import UnreachableError
-from penstock.inference.gateway.application import serve
+from penstock.inference.gateway.serving import serve
 from penstock.inference.prediction_log.segments import read, watermark
 from tests.unit.gateway_rig import Rig, a_rig
 
 PROGRAM = """
 import sys, tempfile
 from pathlib import Path
-from penstock.inference.gateway import GatewaySettings, serve
+from penstock.inference.gateway.serving import serve
+from penstock.inference.gateway.settings import GatewaySettings
 from tests.unit.gateway_rig import Rig, version
 
 folder, sockets, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -19,7 +19,9 @@ from typing import Any
 import httpx
 
 from penstock.domain import Deployment, Environment, Role
-from penstock.inference.gateway.application import Gateway, GatewaySettings, server_of
+from penstock.inference.gateway.application import Gateway
+from penstock.inference.gateway.serving import Server, server_of
+from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.prediction_log.segments import Entry, read
 
 PROGRAM = Path(__file__).with_name("gateway_worker.py")
@@ -72,6 +74,8 @@ class Rig:
         """How far the gateway's clock is before the true time."""
         self.processes: list[subprocess.Popen[bytes]] = []
         self.url = ""
+        self.server: Server
+        self.is_alive: Callable[[], bool] = lambda: False
         self.client = httpx.Client()
 
     def now(self) -> datetime:
@@ -144,20 +148,21 @@ def start_fake_worker(deployment: Deployment, path: Path) -> subprocess.Popen[by
 
 
 @contextmanager
-def running(rig: Rig) -> Generator[Rig]:
-    """Serve a rig's gateway in a thread until the end of the block."""
-    listening = socket.create_server(("127.0.0.1", 0))
+def running(rig: Rig, socket_: socket.socket | None = None) -> Generator[Rig]:
+    """Serve a rig's gateway in a thread until the end of the block, or until it leaves."""
+    listening = socket_ or socket.create_server(("127.0.0.1", 0))
     rig.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server = server_of(rig.gateway())
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    rig.server = server_of(rig.gateway())
+    thread = threading.Thread(target=rig.server.run, kwargs={"sockets": [listening]})
+    rig.is_alive = thread.is_alive
     thread.start()
     try:
-        rig.until(lambda: server.started)
+        rig.until(lambda: rig.server.started)
         yield rig
     finally:
         rig.client.close()
         rig.client = httpx.Client()
-        server.should_exit = True
+        rig.server.should_exit = True
         thread.join()
         listening.close()
     assert all(process.poll() is not None for process in rig.processes)

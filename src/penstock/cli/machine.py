@@ -1,4 +1,4 @@
-"""Commands for whoever runs the server: serve, demo, doctor, audit, token, config, explain.
+"""Commands for whoever runs the server: serve, reload, demo, doctor, audit, token, config, …
 
 `audit` and `token` work on this computer's PENSTOCK_HOME, with no server running.
 """
@@ -55,6 +55,14 @@ def serve(
             "PS059", f'"{only}" is no part of the server.', hint="control, engine or gateway"
         )
     importlib.import_module("penstock.wiring").serve(home, settings, only=only)
+
+
+def reload(ctx: typer.Context) -> None:
+    """Replace the gateway by a new one, with the settings and release of now; no request fails."""
+    here = session(ctx)
+    took_s = importlib.import_module("penstock.supervisor").reload(state_folder())
+    here.write(f"gateway reloaded in {took_s:.1f} s", mark="passed")
+    here.data("reload", {"seconds": took_s})
 
 
 def demo(
@@ -355,4 +363,4 @@ def person_here() -> str:
         return f"uid {os.getuid()}"
 
 
-COMMANDS = (serve, demo, doctor, explain)
+COMMANDS = (serve, reload, demo, doctor, explain)

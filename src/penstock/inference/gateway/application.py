@@ -11,20 +11,17 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import uvicorn
 
 from penstock.domain import Deployment, Environment, Role
-from penstock.errors import UnreachableError
 from penstock.inference.gateway.answers import Answer, RefusedError, refused, told
 from penstock.inference.gateway.batching import Failure
+from penstock.inference.gateway.handover import Word
 from penstock.inference.gateway.metadata import model_metadata
 from penstock.inference.gateway.paths import Action, Call, understand
 from penstock.inference.gateway.predictions import (
@@ -40,8 +37,6 @@ from penstock.inference.gateway.workers import StartWorker, State, Worker, resid
 from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.program.frames import INVOCATIONS, V2
 
-__all__ = ["Gateway", "GatewaySettings", "serve"]
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -50,6 +45,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MARK_S = 0.2
 """How often the log says up to which time it is complete."""
 
+SETTLE_EVERY_S = 0.02
+SERVES = frozenset({Role.CHAMPION, Role.CHALLENGER})
+"""Whose start is waited for."""
 READ_OFF = 16
 """A body of up to so many times the limit is read to its end before it is refused."""
 
@@ -89,7 +87,14 @@ class Gateway:
         self._log_root = log_root
         self._cache = cache
         self._clock = clock
+        self.leaving = False
+        """Whether another gateway accepts already: connections end with their next answer."""
+        self.stopping: Callable[[], bool] = lambda: False
+        """Whether the server was told to stop while it starts."""
+        self.settled: Callable[[Word], None] = lambda _: None
+        """Told how the start went, before the first request is accepted."""
         self._known: list[Deployment] | None = None
+        self._polled = asyncio.Event()
         self._routes_error = ""
         self._started: Predictions | None = None
         self._loops: list[asyncio.Task[None]] = []
@@ -122,6 +127,7 @@ class Gateway:
         if cached is not None:
             self._apply(cached)
         self._loops = [asyncio.create_task(self._poll()), asyncio.create_task(self._mark())]
+        await self._settle()
 
     async def stop(self) -> None:
         """End the workers and close the log; requests have been answered before."""
@@ -156,6 +162,7 @@ class Gateway:
                 if not self._routes_error:
                     _logger.warning("The routes cannot be read, the last ones stay: %s", error)
                 self._routes_error = str(error) or type(error).__name__
+            self._polled.set()
             await asyncio.sleep(self._settings.poll_s)
 
     async def _mark(self) -> None:
@@ -163,6 +170,29 @@ class Gateway:
             self._predictions.mark()
             self._predictions.log.close_old()
             await asyncio.sleep(MARK_S)
+
+    async def _settle(self) -> None:
+        """Wait until what should be ready is, or failed to be, but not for ever."""
+        loop = asyncio.get_running_loop()
+        latest_s = loop.time() + self._settings.settle_s
+        while self._unsettled() and loop.time() < latest_s and not self.stopping():  # noqa: ASYNC110
+            await asyncio.sleep(SETTLE_EVERY_S)
+        unready = {
+            f"{one.deployment.environment}/{one.deployment.model}@{one.deployment.number}": (
+                one.reason or one.state.value
+            )
+            for one in self._predictions.fleet.workers()
+            if one.state in {State.STARTING, State.FAILED}
+        }
+        # Before the first request: from here on, a canary's batch waits for this gateway too.
+        self._predictions.mark()
+        self.settled(Word(not self._unsettled(), unready))
+
+    def _unsettled(self) -> bool:
+        return not self._polled.is_set() or any(
+            worker.state is State.STARTING and worker.deployment.role in SERVES
+            for worker in self._predictions.fleet.workers()
+        )
 
     def _apply(self, deployments: list[Deployment]) -> None:
         self._known = deployments
@@ -321,64 +351,6 @@ class Gateway:
 
     def _now_us(self) -> int:
         return int(self._clock().timestamp() * 1e6)
-
-
-def serve(gateway: Gateway, host: str, port: int, sock: socket.socket | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what is in flight, and return.
-
-    Raises
-    ------
-    UnreachableError
-        The port is taken.
-    """
-    listening = sock if sock is not None else _listen(host, port)
-    # The server raises the signal again at its end; whoever called us wants to go on.
-    before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        server_of(gateway).run(sockets=[listening])
-    finally:
-        for each, previous in before.items():
-            signal.signal(each, previous)
-        listening.close()
-
-
-def server_of(gateway: Gateway) -> uvicorn.Server:
-    """Put the gateway behind the HTTP server, as it is meant to run."""
-    config = uvicorn.Config(
-        cast("Any", gateway),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=15,
-    )
-    return uvicorn.Server(config)
-
-
-def _ignore(signum: int, frame: Any) -> None:
-    """Take a signal that was acted upon already."""
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, the loop switches off Nagle's algorithm (else 40 ms an answer).
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise UnreachableError(
-            "PS518",
-            f"Predictions cannot be served on {host}:{port}: {error.strerror}.",
-            hint="End what holds the port, or set predict_port in server.toml.",
-        ) from error
-    return listening
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

@@ -27,6 +27,9 @@ class GatewaySettings:
     """What may wait for one worker; more is refused."""
     poll_s: float = 0.2
     """How often the routes are read."""
+    settle_s: float = 0.0
+    """So long a gateway that starts waits for its champions before it accepts requests; they
+    wait in the kernel, where they would be refused otherwise."""
     seed: int | None = None
     """Of the draws that split the traffic; None for a new one at each start."""
     sockets: Path | None = None
