@@ -85,6 +85,14 @@ class Model:
     inputs: list[dict[str, Any]] | None = None
     """What it says of its inputs: ``name``, ``datatype``, ``optional``, ``shape``, where known."""
     warnings: list[str] = field(default_factory=list[str])
+    fitted: Any = None
+    """The fitted object behind `ask`, where accelerated.py may find a faster call of it."""
+    method: str = "predict"
+    """Of the fitted object, whose answer is read: ``predict_proba`` or ``predict``."""
+    apart: bool = False
+    """Whether it is asked for its classes, too."""
+    made: bool = False
+    """Whether columns are made into types of their own for it."""
 
     def describe(self) -> dict[str, Any]:
         """Return what the model is, as plain JSON."""
@@ -255,7 +263,7 @@ def estimator(model: Any, name: str, stated: rows.Stated) -> Model:
     def ask(asked: Asked) -> rows.Answer:
         given = rows.matrix(asked) if pandas is None else rows.frame(pandas, asked, made)
         if not probable:
-            return rows.Answer(_column(rows.plain(model.predict(given))), None)
+            return rows.Answer(column(rows.plain(model.predict(given))), None)
         answer = rows.most_probable(rows.plain(model.predict_proba(given)), classes)
         return answer._replace(prediction=rows.plain(model.predict(given))) if apart else answer
 
@@ -266,6 +274,10 @@ def estimator(model: Any, name: str, stated: rows.Stated) -> Model:
         n_features=count,
         classes=classes,
         task=stated.task or _task(model),
+        fitted=model,
+        method="predict_proba" if probable else "predict",
+        apart=apart and probable,
+        made=bool(made),
     )
 
 
@@ -309,7 +321,7 @@ def _categories(model: Any) -> dict[str, rows.Make] | None:
     return boosting.categories(booster, module)
 
 
-def _column(answers: Any) -> Any:
+def column(answers: Any) -> Any:
     """Take the only column of a table of answers."""
     if not isinstance(answers, list):
         return answers
