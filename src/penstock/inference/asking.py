@@ -38,6 +38,7 @@ PROGRAM_FILES = tuple(
     for name in (
         *("worker", "bodies", "frames", "rows"),
         *("formats", "mlflow_model", "boosting", "onnx_session"),
+        *("accelerated", "encodings", "predictors", "trees"),
     )
 )
 """What the program is made of: a sandbox must show all of these, under their own paths."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, cast
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, NamedTuple, Optional, cast
 
 if TYPE_CHECKING:
     from penstock.inference.program import encodings, formats, predictors, rows
@@ -133,6 +133,11 @@ class Maker:
             first, incoming = self._chain([step for _, step in fitted.steps[:-1]], given)
             return _then(first, self._predictor(fitted.steps[-1][1], incoming, method))
         if self.flat:
+            if kind in predictors.HISTOGRAMS and fitted._preprocessor is not None:  # noqa: SLF001
+                # Its own encoder of categories; what comes out of it is walked as it is.
+                first = self._transformer(fitted._preprocessor, given)  # noqa: SLF001
+                self.gained += 1
+                return _then(first, predictors.histogram(fitted, method))
             made = predictors.of(fitted, method)
             if made is not None:
                 self.gained += 1
@@ -155,29 +160,27 @@ class Maker:
 
     def _transformer(self, fitted: Any, given: Incoming) -> Call:
         """Return what a fitted transformer does, from columns or an array to an array."""
-        if isinstance(fitted, str) and fitted == "passthrough":
+        if fitted == "passthrough":
             return _same if given is None else _array(given, None)
         if self.flat and given is not None and not given.one:
             table = encodings.of(fitted, given.columns)
             if table is not None:
                 self.gained += 1
                 return table
-        kind = _known(fitted)
-        if kind == "Pipeline":
-            call, rest = self._chain([step for _, step in fitted.steps], given)
-            return call if rest is None else _then(call, _array(rest, None))
-        if kind == "ColumnTransformer":
-            return self._columns(fitted, given)
-        if kind == "FeatureUnion":
-            return self._union(fitted, given)
-        if kind == "FunctionTransformer":
-            return self._asked_with(fitted, _function(fitted), given)
-        if self.flat:
-            made = encodings.arithmetic(fitted)
-            if made is not None:
-                self.gained += 1
-                return self._asked_with(fitted, made, given)
-        return self._asked_with(fitted, _bare(fitted).transform, given)
+        compound = self._COMPOUND.get(_known(fitted))
+        if compound is not None:
+            return compound(self, fitted, given)
+        made = encodings.arithmetic(fitted) if self.flat else None
+        if made is not None:
+            self.gained += 1
+        return self._asked_with(fitted, made or _bare(fitted).transform, given)
+
+    def _pipeline(self, fitted: Any, given: Incoming) -> Call:
+        call, rest = self._chain([step for _, step in fitted.steps], given)
+        return call if rest is None else _then(call, _array(rest, None))
+
+    def _function(self, fitted: Any, given: Incoming) -> Call:
+        return self._asked_with(fitted, _function(fitted), given)
 
     def _columns(self, fitted: Any, given: Incoming) -> Call:
         parts: list[tuple[Any, Call]] = []
@@ -213,6 +216,13 @@ class Maker:
             raise Refused("a FeatureUnion has weights")
         steps = [step for _, step in fitted.transformer_list if step not in ("drop", None)]
         return _beside([(_same, self._transformer(step, given)) for step in steps], sparse=None)
+
+    _COMPOUND: ClassVar[dict[str, Callable[[Maker, Any, Incoming], Call]]] = {
+        "Pipeline": _pipeline,
+        "ColumnTransformer": _columns,
+        "FeatureUnion": _union,
+        "FunctionTransformer": _function,
+    }
 
 
 # ---- pieces ----------------------------------------------------------------------------------
@@ -262,11 +272,14 @@ def _beside(parts: list[tuple[Any, Call]], *, sparse: bool | None) -> Call:
 
 
 def _function(fitted: Any) -> Call:
-    """Return what a FunctionTransformer does, where it is nothing or a function of numpy."""
+    """Return what a FunctionTransformer does: nothing, or what numpy or scikit-learn does."""
     numpy = importlib.import_module("numpy")
     if fitted.func is None:
         return _same
     if isinstance(fitted.func, numpy.ufunc) and fitted.func.nin == 1 and not fitted.kw_args:
+        return cast("Call", fitted.func)
+    inner = getattr(fitted.func, "func", fitted.func)  # of a partial, or itself
+    if str(getattr(inner, "__module__", "")).startswith("sklearn.") and not fitted.kw_args:
         return cast("Call", fitted.func)
     name = getattr(fitted.func, "__name__", type(fitted.func).__name__)
     raise Refused(f"a FunctionTransformer calls {name}, which may need a DataFrame")
@@ -279,12 +292,7 @@ def _array(given: Given, fitted: Any) -> Call:
     if names is not None and names != given.names:
         raise Refused(f"{type(fitted).__name__} was trained with columns of another order")
     for column in given.columns:
-        if column.kind or column.shape:
-            raise Refused(f"column {column.name!r} is {column.kind or 'a tensor'}")
-        if column.datatype not in rows.NUMERIC and column.datatype != "BYTES":
-            raise Refused(f"column {column.name!r} has values of several types")
-        if column.datatype == "BOOL" and column.optional:
-            raise Refused(f"column {column.name!r} is true, false or missing")
+        _require_plain(column)
     if given.one:
         text = given.columns[0].datatype == "BYTES"
         if not text or given.columns[0].optional:
@@ -303,6 +311,16 @@ def _array(given: Given, fitted: Any) -> Call:
         return table
 
     return numbers
+
+
+def _require_plain(column: Column) -> None:
+    """Refuse a column of which a DataFrame would make more than numbers or text."""
+    if column.kind or column.shape:
+        raise Refused(f"column {column.name!r} is {column.kind or 'a tensor'}")
+    if column.datatype not in rows.NUMERIC and column.datatype != "BYTES":
+        raise Refused(f"column {column.name!r} has values of several types")
+    if column.datatype == "BOOL" and column.optional:
+        raise Refused(f"column {column.name!r} is true, false or missing")
 
 
 def _objects(numpy: Any) -> Call:

@@ -52,9 +52,7 @@ def of(fitted: Any, columns: tuple[Column, ...]) -> Call | None:
     categories = [known.tolist() for known in encoder.categories_]
     if len(categories) != len(columns):
         return None
-    keys = [
-        _keys(column, known, before) for column, known in zip(columns, categories)
-    ]
+    keys = [_keys(column, known, before) for column, known in zip(columns, categories)]
     return _Learned(fitted, columns).table(keys)
 
 
@@ -186,10 +184,10 @@ def _looked_up(numpy: Any, base: Any, parts: list[tuple[dict[Any, int], int, Any
 def arithmetic(fitted: Any) -> Call | None:
     """Return what a scaler or a filler of numbers computes; None for any other transformer."""
     make = _ARITHMETIC.get(_kind(fitted))
-    return None if make is None else make(importlib.import_module("numpy"), fitted)
+    return None if make is None else make(fitted, importlib.import_module("numpy"))
 
 
-def _standard(numpy: Any, fitted: Any) -> Call | None:
+def _standard(fitted: Any, numpy: Any) -> Call | None:
     if fitted.with_mean and fitted.with_std:
         mean, scale = fitted.mean_, fitted.scale_
         return lambda x: (x - mean) / scale
@@ -200,7 +198,7 @@ def _standard(numpy: Any, fitted: Any) -> Call | None:
     return None
 
 
-def _min_max(numpy: Any, fitted: Any) -> Call | None:
+def _min_max(fitted: Any, numpy: Any) -> Call | None:
     scale, least = fitted.scale_, fitted.min_
     if fitted.clip:
         low, high = fitted.feature_range
@@ -208,17 +206,17 @@ def _min_max(numpy: Any, fitted: Any) -> Call | None:
     return lambda x: x * scale + least
 
 
-def _robust(numpy: Any, fitted: Any) -> Call | None:
+def _robust(fitted: Any, numpy: Any) -> Call | None:
     if not (fitted.with_centering and fitted.with_scaling):
         return None
-    return lambda x: (x - fitted.center_) / fitted.scale_
+    return _dense_only(numpy, lambda x: (x - fitted.center_) / fitted.scale_)
 
 
-def _max_abs(numpy: Any, fitted: Any) -> Call | None:
+def _max_abs(fitted: Any, numpy: Any) -> Call | None:
     return _dense_only(numpy, lambda x: x / fitted.scale_)
 
 
-def _filled(numpy: Any, fitted: Any) -> Call | None:
+def _filled(fitted: Any, numpy: Any) -> Call | None:
     values = fitted.statistics_
     plain = fitted.missing_values != fitted.missing_values  # NaN
     numeric = values.dtype.kind == "f" and not numpy.isnan(values).any()

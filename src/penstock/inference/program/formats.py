@@ -21,15 +21,15 @@ import re
 import sys
 import warnings
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from penstock.inference.program import rows
+    from penstock.inference.program import bodies, rows
     from penstock.inference.program.bodies import Asked
 else:
-    from penstock_worker import rows
+    from penstock_worker import bodies, rows
 
 DECIDES_APART = ("FixedThresholdClassifier", "TunedThresholdClassifierCV", "SVC", "NuSVC")
 """Classifiers whose class is not the one of the greatest probability: they are asked twice."""
@@ -111,8 +111,13 @@ class Model:
         }
 
 
-def load(source: Source) -> Model:
+def load(source: Source, path: str = "own") -> Model:
     """Load a model.
+
+    Parameters
+    ----------
+    path
+        Which call of it answers: ``own``, or one of accelerated.py.
 
     Raises
     ------
@@ -120,7 +125,7 @@ def load(source: Source) -> Model:
         PS570 its framework is not there, PS571 code that it needs is not there, PS572 its file
         cannot be read, PS573 it cannot predict, PS574 it was written by another version of its
         framework, PS575 the adapter is not one, PS576 its inputs or outputs cannot be served,
-        PS577 its MLmodel is not understood.
+        PS577 its MLmodel is not understood, PS590 it has no such path.
     """
     kind = str(source.manifest["format"])
     loader = LOADERS.get(kind)
@@ -130,7 +135,19 @@ def load(source: Source) -> Model:
     with _skew_noted() as skew:
         model = loader(source)
     model.warnings += skew
-    return model
+    return model if path == "own" else along(path, source, model)
+
+
+def along(path: str, source: Source, model: Model) -> Model:
+    """Return a loaded model that answers by another call of it."""
+    accelerated = importlib.import_module("penstock_worker.accelerated")
+    columns = bodies.signature_columns(source.manifest.get("signature"))
+    try:
+        return replace(model, ask=accelerated.path(path, model, columns))
+    except accelerated.Refused as error:
+        what = f"{source.path.name} has no path {path}: {error}."
+        hint = 'Serve its own call: [serving] accelerate = "off".'
+        raise LoadError("PS590", what, hint) from None
 
 
 def need(module: str, file: str) -> Any:

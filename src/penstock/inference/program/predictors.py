@@ -36,17 +36,19 @@ def of(fitted: Any, method: str) -> Call | None:
     return None if make is None else make(fitted, method)
 
 
-def _histogram(fitted: Any, method: str) -> Call | None:
-    if fitted._preprocessor is not None:  # noqa: SLF001  categories of its own
-        return None
+def histogram(fitted: Any, method: str) -> Call:
+    """Return the call of a HistGradientBoosting model on an array after its own encoder."""
     leaves, first = trees.histogram(fitted), fitted._baseline_prediction[0]  # noqa: SLF001
     outputs = int(fitted.n_trees_per_iteration_)
     count = sum(map(len, fitted._predictors))  # noqa: SLF001
     numpy = importlib.import_module("numpy")
-    whole = getattr(fitted, method)
+    encoded = copy.copy(fitted)
+    encoded._preprocessor = None  # noqa: SLF001
+    encoded.__dict__.pop("feature_names_in_", None)
+    whole = getattr(encoded, method)
     quick = copy.copy(fitted)
 
-    def raw(x: Any, n_threads: Any = None) -> Any:
+    def raw(x: Any, **_: Any) -> Any:  # the framework's own takes its threads, too
         told = leaves(x)[..., 0].reshape(-1, outputs, len(x)).transpose(0, 2, 1)
         return trees.added(first, told)
 
@@ -163,9 +165,9 @@ def _linear(fitted: Any, method: str) -> Call | None:
     return quick.predict_proba
 
 
+HISTOGRAMS = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
 _MADE: dict[str, Callable[[Any, str], Call | None]] = {
-    "HistGradientBoostingClassifier": _histogram,
-    "HistGradientBoostingRegressor": _histogram,
+    **dict.fromkeys(HISTOGRAMS, histogram),
     "RandomForestClassifier": _forest,
     "RandomForestRegressor": _forest,
     "ExtraTreesClassifier": _forest,

@@ -51,9 +51,17 @@ class Pending(NamedTuple):
 
 
 class Version:
-    """A packed version, loaded."""
+    """A packed version, loaded.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder
+        Where it is unpacked.
+    path
+        Which call of the model answers: ``own``, or one of accelerated.py.
+    """
+
+    def __init__(self, folder: Path, path: str = "own") -> None:
         started = time.perf_counter()
         self.manifest: dict[str, Any] = json.loads((folder / "penstock.json").read_text("utf-8"))
         signature: dict[str, Any] | None = self.manifest.get("signature")
@@ -63,8 +71,9 @@ class Version:
         stated = rows.Stated(task, told.get("classes"), told.get("positive"))
         for place in (folder / "code" / "src", folder / "code"):
             sys.path.insert(0, str(place))
-        path = folder / self.manifest["path"]
-        self.model = formats.load(formats.Source(folder, path, self.manifest, stated))
+        source = formats.Source(folder, folder / self.manifest["path"], self.manifest, stated)
+        self.model = formats.load(source, path)
+        self.path = path
         self.classes = self.model.classes
         self._ask = self.model.ask
         self.load_s = time.perf_counter() - started
@@ -74,6 +83,7 @@ class Version:
         return {
             "ok": True,
             "format": self.manifest["format"],
+            "path": self.path,
             **self.model.describe(),
             "python": platform.python_version(),
             "load_s": round(self.load_s, 6),
@@ -268,6 +278,7 @@ def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(description="Serve one packed version of a model.")
     parser.add_argument("--folder", required=True, type=Path)
+    parser.add_argument("--path", default="own", help="which call of the model answers")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--socket", help="where to listen")
     task.add_argument("--describe", action="store_true", help="print one line of JSON and end")
@@ -281,7 +292,7 @@ def main() -> None:
         os.write(answer, line.encode())
         return
     try:
-        version = Version(folder)
+        version = Version(folder, options.path)
     except formats.LoadError as error:
         cause = "" if error.__cause__ is None else traceback.format_exc()
         sys.exit(f"{cause}{error.code} {error} {error.hint}")
