@@ -205,7 +205,10 @@ def test_what_is_not_there_is_refused_with_a_code(
     ("headers", "status", "code"),
     [
         ({"content-type": "text/plain"}, 415, "PS507"),
-        ({}, 415, "PS507"),
+        ({"content-type": "application/json", "origin": "http://evil.example"}, 403, "PS537"),
+        ({"content-type": "application/json", "origin": "null"}, 403, "PS537"),
+        ({"inference-header-content-length": "3"}, 400, "PS535"),
+        ({"inference-header-content-length": "x"}, 400, "PS535"),
         ({"content-type": "application/json", "content-encoding": "gzip"}, 415, "PS514"),
         ({"content-type": "application/json", "host": "evil.example"}, 403, "PS510"),
     ],

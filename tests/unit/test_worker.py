@@ -143,10 +143,9 @@ def test_a_poison_row_costs_its_own_request_only(moody: Ask) -> None:
     replies = moody([(INVOCATIONS, b"", numbers(n)) for n in (1, 13, 3)])
 
     assert [reply.status for reply in replies] == [200, 500, 200]
-    assert told(replies[1]) == {
-        "error": "The model raised ArithmeticError: thirteen",
-        "code": "PS554",
-    }
+    refused = told(replies[1])
+    assert refused["error"] == "The model raised ArithmeticError: thirteen"
+    assert refused["code"] == "PS554"
     assert told(replies[2])["predictions"] == [3.0]
 
 
@@ -166,7 +165,8 @@ def test_an_answer_that_is_none_is_an_error_of_its_request_only(
     replies = moody([(INVOCATIONS, b"", numbers(2)), (INVOCATIONS, b"", numbers(*values))])
 
     assert [reply.status for reply in replies] == [200, 500]
-    assert told(replies[1]) == {"error": sentence, "code": "PS555"}
+    refused = told(replies[1])
+    assert (refused["error"], refused["code"]) == (sentence, "PS555")
 
 
 def test_a_batch_answers_as_its_rows_do_one_by_one(moody: Ask) -> None:

@@ -36,7 +36,7 @@ PROGRAM = Path(__file__).with_name("program") / "worker.py"
 PROGRAM_FILES = tuple(
     PROGRAM.with_name(f"{name}.py")
     for name in (
-        *("worker", "bodies", "frames", "rows"),
+        *("worker", "bodies", "frames", "rows", "requests", "replies", "tables", "tensors"),
         *("formats", "mlflow_model", "boosting", "onnx_session"),
         *("accelerated", "encodings", "predictors", "trees"),
     )

@@ -18,11 +18,18 @@ from typing import Any, cast
 
 import msgspec
 
+from penstock import __version__
 from penstock.domain import Deployment, Environment, Role
+from penstock.inference.gateway import openapi
 from penstock.inference.gateway.answers import Answer, RefusedError, refused, told
 from penstock.inference.gateway.batching import Failure
 from penstock.inference.gateway.handover import Word
-from penstock.inference.gateway.metadata import model_metadata
+from penstock.inference.gateway.metadata import (
+    model_index,
+    model_metadata,
+    server_metadata,
+    version_of,
+)
 from penstock.inference.gateway.paths import Action, Call, understand
 from penstock.inference.gateway.predictions import (
     Predictions,
@@ -31,6 +38,14 @@ from penstock.inference.gateway.predictions import (
     unknown_model,
     unknown_version,
 )
+from penstock.inference.gateway.reading import (
+    LOOPBACK,
+    Headers,
+    Receive,
+    body_of,
+    check_caller,
+    form_of,
+)
 from penstock.inference.gateway.routing import ModelRoutes, share_now, table
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.workers import StartWorker, State, Worker, resident_bytes
@@ -38,20 +53,31 @@ from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.program.frames import INVOCATIONS, V2
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MARK_S = 0.2
 """How often the log says up to which time it is complete."""
 
 SETTLE_EVERY_S = 0.02
 SERVES = frozenset({Role.CHAMPION, Role.CHALLENGER})
 """Whose start is waited for."""
-READ_OFF = 16
-"""A body of up to so many times the limit is read to its end before it is refused."""
 
 _logger = logging.getLogger(__name__)
+
+
+class IndexRequest(msgspec.Struct):
+    """What may be said of the versions that an index shall have."""
+
+    ready: bool = False
+    """Whether only those that answer are wanted."""
+
+
+_FIXED = {
+    Action.LIVE: told({"live": True}),
+    Action.SERVER: told(server_metadata()),
+    Action.VERSION: told({"name": "penstock", "version": __version__}),
+    Action.OPENAPI: told(openapi.document()),
+}
 
 
 class Gateway:
@@ -81,7 +107,7 @@ class Gateway:
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
-        self._hosts = LOOPBACK | {name.lower() for name in settings.allowed_hosts}
+        self._hosts = LOOPBACK.union(name.lower() for name in settings.allowed_hosts)
         self._read_routes = routes
         self._start_worker = start_worker
         self._log_root = log_root
@@ -107,7 +133,8 @@ class Gateway:
         try:
             answer = await self._answer(scope, receive)
         except RefusedError as error:
-            answer = refused(error.failure, error.headers)
+            mlflow = scope["path"].endswith("/invocations")
+            answer = refused(error.failure, error.headers, INVOCATIONS if mlflow else V2)
         except Exception:
             _logger.exception("The gateway failed on %s", scope["path"])
             answer = refused(
@@ -201,73 +228,43 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = _headers(scope)
-        self._check_host(headers)
+        check_caller(headers, self._hosts)
         call = understand(scope["path"])
         if call is None:
             what = f"There is no {scope['path'][:200]} here."
             raise RefusedError(
                 Failure(404, "PS509", what, "Post to /v2/models/MODEL/infer for a prediction.")
             )
-        if scope["method"] != call.method:
-            what = f"{scope['path']} takes {call.method}, not {scope['method']}."
+        if scope["method"] not in call.methods:
+            what = f"{scope['path']} takes {call.methods[0]}, not {scope['method']}."
             raise RefusedError(
-                Failure(405, "PS508", what, f"Send {call.method}."),
-                headers=((b"allow", call.method.encode()),),
+                Failure(405, "PS508", what, f"Send {call.methods[0]}."),
+                headers=((b"allow", ", ".join(call.methods).encode()),),
             )
-        if call.method == "POST":
+        if call.action is Action.INDEX:
+            return await self._index(call, headers, receive)
+        if call.methods[0] == "POST":
             return await self._predict(call, headers, receive)
         return await self._tell(call)
 
-    async def _predict(self, call: Call, headers: dict[bytes, bytes], receive: Receive) -> Answer:
-        self._check_headers(headers)
-        body = await self._body(receive)
+    async def _predict(self, call: Call, headers: Headers, receive: Receive) -> Answer:
+        form = form_of(call.action, headers)
+        body = form.body(await body_of(headers, receive, self._settings))
         model = call.model or self._only_model(call.environment)
-        kind = V2 if call.action is Action.INFER else INVOCATIONS
         return await self._predictions.answer(
-            Question(call.environment, model, call.number, kind, body)
+            Question(call.environment, model, call.number, form.kind, body, form.wants)
         )
 
-    def _check_host(self, headers: dict[bytes, bytes]) -> None:
-        """Refuse foreign names: a web page that rebinds its own name to us is one."""
-        host = headers.get(b"host", b"").decode("latin-1")
-        if _name(host) not in self._hosts:
-            what = f"The host {host[:100]!r} is not served here."
-            raise RefusedError(
-                Failure(403, "PS510", what, "Add the name to allowed_hosts in server.toml.")
-            )
-
-    def _check_headers(self, headers: dict[bytes, bytes]) -> None:
-        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if kind != b"application/json":
-            what = f"A request must be application/json, not {kind.decode('latin-1')[:80]!r}."
-            raise RefusedError(
-                Failure(415, "PS507", what, "Send the header Content-Type: application/json.")
-            )
-        coding = headers.get(b"content-encoding", b"identity")
-        if coding != b"identity":
-            what = f"Bodies encoded as {coding.decode('latin-1')[:80]!r} are not read."
-            raise RefusedError(Failure(415, "PS514", what, "Send plain JSON."))
-        length = headers.get(b"content-length", b"0")
-        greatest = self._settings.body_bytes * READ_OFF
-        if not length.isdigit() or int(length[:20]) > greatest:
-            raise RefusedError(self._too_large())
-
-    async def _body(self, receive: Receive) -> bytes:
+    async def _index(self, call: Call, headers: Headers, receive: Receive) -> Answer:
+        body = await body_of(headers, receive, self._settings)
         try:
-            async with asyncio.timeout(self._settings.deadline_s):
-                body = await _read_body(receive, self._settings.body_bytes)
-        except TimeoutError:
-            body = None
-        if body is None:
-            what = f"The body did not arrive in {self._settings.deadline_s:g} s."
-            raise RefusedError(Failure(408, "PS513", what, "Send the whole body at once."))
-        if len(body) > self._settings.body_bytes:
-            raise RefusedError(self._too_large())
-        return body
-
-    def _too_large(self) -> Failure:
-        what = f"The body is greater than {self._settings.body_bytes} bytes."
-        return Failure(413, "PS506", what, "Send fewer rows at once.")
+            asked = msgspec.json.decode(body, type=IndexRequest) if body else IndexRequest()
+        except msgspec.DecodeError as error:
+            what = f"The body is not a request for the index: {error}."
+            raise RefusedError(Failure(400, "PS550", what, 'Send {"ready": true}.')) from None
+        workers = self._predictions.fleet.workers()
+        here = [each for each in workers if each.deployment.environment is call.environment]
+        return told(model_index(here, only_ready=asked.ready))
 
     def _only_model(self, environment: Environment) -> str:
         names = [
@@ -281,17 +278,17 @@ class Gateway:
         raise RefusedError(Failure(404, "PS515", what, "Post to /models/MODEL/invocations."))
 
     async def _tell(self, call: Call) -> Answer:
-        if call.action is Action.WORKERS:
-            return told(await self._workers())
-        if call.action is Action.LIVE:
-            return told({"live": True})
         if call.action is Action.READY:
             return self._readiness()
-        if call.action is Action.SERVER:
-            return told({"name": "penstock", "version": "1", "extensions": []})
+        if call.action is Action.WORKERS:
+            return told(await self._workers())
+        if call.action in _FIXED:
+            return _FIXED[call.action]
         routes = self._named(call)
         if call.action is Action.MODEL:
             return told(model_metadata(routes, call.number))
+        if call.action is Action.MODEL_VERSION:
+            return told(version_of(routes))
         return self._model_readiness(routes, call.number)
 
     def _named(self, call: Call) -> ModelRoutes:
@@ -353,35 +350,8 @@ class Gateway:
         return int(self._clock().timestamp() * 1e6)
 
 
-def _headers(scope: Scope) -> dict[bytes, bytes]:
+def _headers(scope: Scope) -> Headers:
     return dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
-
-
-async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
-    """Return the body, or its beginning when it is too large; None when the caller left.
-
-    What is somewhat too large is read off and thrown away: a caller that is still sending
-    would see a broken connection in place of the answer.
-    """
-    body, size = bytearray(), 0
-    while size <= limit_bytes * READ_OFF:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        part = message.get("body", b"")
-        size += len(part)
-        if len(body) <= limit_bytes:
-            body += part
-        if not message.get("more_body", False):
-            break
-    return bytes(body)
-
-
-def _name(host: str) -> str:
-    """Return a Host header without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
 
 
 def _read_cache(cache: Path) -> list[Deployment] | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 from penstock.domain import Deployment
 from penstock.inference.program.frames import (
     HEADER,
+    JSON_MEDIA,
     METADATA,
     FrameError,
     Reply,
@@ -47,6 +48,8 @@ class Ticket:
     id: bytes
     body: bytes
     future: asyncio.Future[Outcome]
+    wants: int = JSON_MEDIA
+    """The media of the reply, as in `RequestPart`."""
     deployment: Deployment | None = None
     """As it was when the request was drawn; None for the gateway's own question."""
     role: str = ""
@@ -235,7 +238,8 @@ class Lane(asyncio.Protocol):
         self.in_flight = batch
         limit_s = self._limits.frame_s()
         self._timer = self._loop.call_later(limit_s, self._hangs, limit_s)
-        self._transport.write(encode_request([RequestPart(t.kind, t.id, t.body) for t in batch]))
+        parts = [RequestPart(t.kind, t.id, t.body, wants=t.wants) for t in batch]
+        self._transport.write(encode_request(parts))
 
     def _hangs(self, limit_s: float) -> None:
         self.close(f"The worker gave no answer in {limit_s:g} s")

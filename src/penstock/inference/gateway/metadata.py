@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from penstock import __version__
 from penstock.inference.gateway.routing import ModelRoutes
+from penstock.inference.gateway.workers import State, Worker
+
+EXTENSIONS = ("binary_tensor_data", "model_repository_index")
+"""What is there beyond the protocol, by the names that others gave it."""
+
+
+def server_metadata() -> dict[str, Any]:
+    """Describe the gateway."""
+    return {"name": "penstock", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def model_index(workers: Iterable[Worker], *, only_ready: bool) -> list[dict[str, Any]]:
+    """List versions with their state, by name and number."""
+    listed = sorted(workers, key=lambda each: (each.deployment.model, each.deployment.number))
+    return [
+        {
+            "name": worker.deployment.model,
+            "version": str(worker.deployment.number),
+            "state": "READY" if worker.state is State.READY else "UNAVAILABLE",
+            "reason": worker.reason or ("" if worker.state is State.READY else worker.state.value),
+        }
+        for worker in listed
+        if worker.state is State.READY or not only_ready
+    ]
+
+
+def version_of(routes: ModelRoutes) -> dict[str, Any]:
+    """Say which version of a model answers who names none."""
+    asked = routes.champion or routes.challenger
+    return {
+        "name": routes.model,
+        "version": None if asked is None else str(asked.number),
+        "server": f"penstock {__version__}",
+    }
 
 
 def model_metadata(routes: ModelRoutes, number: int | None) -> dict[str, Any]:

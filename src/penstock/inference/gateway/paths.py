@@ -15,12 +15,19 @@ class Action(Enum):
 
     INFER = "infer"
     INVOKE = "invocations"
+    INDEX = "index"
     MODEL = "model"
     MODEL_READY = "model ready"
+    MODEL_VERSION = "model version"
     SERVER = "server"
+    VERSION = "version"
     LIVE = "live"
     READY = "ready"
     WORKERS = "workers"
+    OPENAPI = "openapi"
+
+
+_POSTED = frozenset({Action.INFER, Action.INVOKE, Action.INDEX})
 
 
 class Call(NamedTuple):
@@ -33,9 +40,9 @@ class Call(NamedTuple):
     number: int | None
 
     @property
-    def method(self) -> str:
-        """The only method of this path."""
-        return "POST" if self.action in {Action.INFER, Action.INVOKE} else "GET"
+    def methods(self) -> tuple[str, ...]:
+        """What may be done with this path, the usual first."""
+        return ("POST",) if self.action in _POSTED else ("GET", "HEAD")
 
 
 _NAME = rf"(?P<model>{MODEL_NAME.pattern})"
@@ -44,16 +51,20 @@ _PATHS = tuple(
     (re.compile(pattern), action)
     for pattern, action in (
         (rf"/v2/models/{_NAME}{_VERSION}/infer", Action.INFER),
-        (rf"/models/{_NAME}/invocations", Action.INVOKE),
+        (rf"/models/{_NAME}{_VERSION}/invocations", Action.INVOKE),
         (r"/invocations", Action.INVOKE),
         (rf"/v2/models/{_NAME}{_VERSION}", Action.MODEL),
         (rf"/v2/models/{_NAME}{_VERSION}/ready", Action.MODEL_READY),
-        (rf"/models/{_NAME}/ping", Action.MODEL_READY),
-        (r"/ping", Action.MODEL_READY),
-        (r"/v2", Action.SERVER),
+        (rf"/models/{_NAME}{_VERSION}/(?:ping|health)", Action.MODEL_READY),
+        (r"/(?:ping|health)", Action.MODEL_READY),
+        (rf"/models/{_NAME}/version", Action.MODEL_VERSION),
+        (r"/version", Action.VERSION),
+        (r"/v2/?", Action.SERVER),
         (r"/v2/health/live", Action.LIVE),
         (r"/v2/health/ready", Action.READY),
+        (r"/v2/repository/index", Action.INDEX),
         (r"/penstock/workers", Action.WORKERS),
+        (r"/openapi\.json", Action.OPENAPI),
     )
 )
 

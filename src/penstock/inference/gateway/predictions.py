@@ -20,14 +20,14 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from penstock.domain import Deployment, Environment, Role
-from penstock.inference.gateway.answers import Answer, Header, RefusedError, refused, sent
+from penstock.inference.gateway.answers import Answer, Header, RefusedError, refused, replied
 from penstock.inference.gateway.batching import Failure, Outcome, Ticket
 from penstock.inference.gateway.routing import ModelRoutes, choose
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.workers import Fleet, StartWorker, attempt_s
 from penstock.inference.prediction_log.segments import Entry, PredictionLog
 from penstock.inference.prediction_log.segments import Outcome as Logged
-from penstock.inference.program.frames import Reply
+from penstock.inference.program.frames import JSON_MEDIA, Reply
 
 EXPLICIT = "explicit"
 """Role in the log of a request that named its version: no canary counts it."""
@@ -42,6 +42,8 @@ class Question(NamedTuple):
     number: int | None
     kind: int
     body: bytes
+    wants: int = JSON_MEDIA
+    """The media of the answer."""
 
 
 class Predictions:
@@ -119,6 +121,7 @@ class Predictions:
             b"%s-%x" % (self._prefix.encode(), number),
             question.body,
             self._loop.create_future(),
+            question.wants,
             deployment=deployment,
             role=role,
             arrived_s=time.monotonic(),
@@ -161,6 +164,7 @@ class Predictions:
             ticket.id,
             ticket.body,
             self._loop.create_future(),
+            ticket.wants,
             deployment=champion,
             role=champion.role.value,
             arrived_us=ticket.arrived_us,
@@ -245,17 +249,16 @@ def _entry(ticket: Ticket, outcome: Outcome, logged: Logged) -> Entry:
 
 
 def _answer(ticket: Ticket, outcome: Outcome) -> Answer:
-    replied = isinstance(outcome, Reply)
-    name = outcome.id if replied else ticket.id.decode()
+    name = outcome.id if isinstance(outcome, Reply) else ticket.id.decode()
     headers: tuple[Header, ...] = (
         (b"penstock-version", _version(ticket).encode()),
         (b"penstock-arm", ticket.role.encode()),
         # A caller's own id may hold anything; a header may not.
         (b"penstock-prediction-id", quote(name, safe=":/@ +").encode()),
     )
-    if replied:
-        return sent(outcome.status, outcome.body, headers)
-    return refused(outcome, headers)
+    if isinstance(outcome, Reply):
+        return replied(outcome, headers)
+    return refused(outcome, headers, ticket.kind)
 
 
 def _deployment(ticket: Ticket) -> Deployment:

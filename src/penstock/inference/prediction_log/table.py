@@ -22,9 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.domain import JSON, Environment
-from penstock.inference.asking import WorkerAnswerError, told_by
 from penstock.inference.prediction_log.segments import Entry, closed_segments, read_segment
-from penstock.inference.program import bodies, frames
+from penstock.inference.program import bodies, frames, replies, requests
 
 SignatureOf = Callable[[int], JSON | None]
 """Returns the signature of the model's version with this number."""
@@ -117,23 +116,15 @@ def answered(
     if entry.status != 200 or not entry.request:
         return None
     try:
-        document = bodies.decode(entry.request)
-        asked = bodies.read(entry.kind, document, columns)
-        predictions, probability, classes = _answer(entry)
+        asked = requests.understand(entry.kind, entry.request, columns).asked
+        told = replies.told(entry.kind, frames.JSON_MEDIA, entry.reply)
+        predictions = told.prediction or [None] * asked.rows
         if len(predictions) != asked.rows:
             return None
-        scores = _scores(predictions, probability, classes, signature or {})
-    except (bodies.RequestError, WorkerAnswerError, LookupError, TypeError, ValueError):
+        scores = _scores(predictions, told.probability, told.classes, signature or {})
+    except (bodies.RequestError, LookupError, TypeError, ValueError):
         return None  # the worker is the model's, and so is what it answers
     return Answered(asked, predictions, scores)
-
-
-def _answer(entry: Entry) -> tuple[list[Any], list[list[float]] | None, list[Any] | None]:
-    if entry.kind == frames.V2:
-        told = told_by(200, entry.reply)
-        return told["prediction"], told["probability"], told["classes"]
-    document = bodies.decode(entry.reply)
-    return document["predictions"], document.get("probabilities"), None
 
 
 def _scores(
@@ -193,7 +184,9 @@ class _Rows:
         self._fixed["row"].extend(range(rows))
         ids = [entry.id] if rows == 1 else [f"{entry.id}.{row}" for row in range(rows)]
         self._fixed["prediction_id"].extend(ids)
-        predictions = [None] if answer is None else [str(p) for p in answer.predictions]
+        predictions = (
+            [None] if answer is None else [p if p is None else str(p) for p in answer.predictions]
+        )
         self._fixed["prediction"].extend(predictions)
         self._fixed["score"].extend([None] if answer is None else answer.scores)
         if answer is not None:

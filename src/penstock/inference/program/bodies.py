@@ -1,9 +1,9 @@
-"""What callers send: from the bytes of one request to columns that a model can be asked.
+"""What callers send: from the document of one request to columns that a model can be asked.
 
-Two dialects: Open Inference Protocol v2 and MLflow's ``/invocations``. Every fault of a body is
-a `RequestError` whose sentence names the column, what was sent and what is wanted. Pure, on the
-standard library of Python 3.9 alone: the worker loads this file inside the model's environment,
-and log_table.py reads logged bodies with the same functions.
+Two dialects: Open Inference Protocol v2 and MLflow's ``/invocations``; requests.py reads the
+bytes. Every fault is a `RequestError` whose sentence names the column, what was sent and what is
+wanted. Pure, on the standard library of Python 3.9 alone: the worker loads this file inside the
+model's environment, and the prediction log's table reads logged bodies with the same functions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WANTED = {
 DATATYPES = {
     "BOOL": "BOOL",
     "BYTES": "BYTES",
-    **dict.fromkeys(("FP16", "FP32", "FP64"), "FP64"),
+    **dict.fromkeys(("BF16", "FP16", "FP32", "FP64"), "FP64"),
     **{f"{sign}INT{bits}": "INT64" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
 """The protocol's words, each with the one of ours that it is read as."""
@@ -48,6 +48,8 @@ class RequestError(Exception):
         super().__init__(sentence)
         self.status = status
         self.code = code
+        self.id = ""
+        """The prediction id, once requests.py knows it."""
 
 
 class Column(NamedTuple):
@@ -114,7 +116,28 @@ def read(kind: int, document: dict[str, Any], columns: tuple[Column, ...] | None
     RequestError
         The body does not follow its protocol, or its rows do not fit the columns.
     """
-    sent, types = _v2(document, columns) if kind == V2 else (_invocations(document, columns), {})
+    if kind == V2:
+        return checked(*_v2(document, columns), columns)
+    return checked(_invocations(document, columns), {}, columns)
+
+
+def checked(
+    sent: Mapping[str, Any],
+    types: Mapping[str, Column],
+    columns: tuple[Column, ...] | None,
+) -> Asked:
+    """Return the rows of columns that were sent, checked against the signature's.
+
+    Parameters
+    ----------
+    types
+        Without a signature: what was said of the columns' types, by name.
+
+    Raises
+    ------
+    RequestError
+        The rows do not fit.
+    """
     rows = max(map(len, sent.values()), default=0)
     for name, values in sent.items():
         if len(values) != rows:
@@ -160,7 +183,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 def _shown(value: Any) -> str:
     try:
         text = json.dumps(value)
-    except ValueError:
+    except (TypeError, ValueError):
         text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -338,9 +361,9 @@ def _from_records(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _same_names(sent: dict[str, Any], columns: tuple[Column, ...]) -> None:
+def _same_names(sent: Mapping[str, Any], columns: tuple[Column, ...]) -> None:
     known = {column.name for column in columns}
-    if sent.keys() == known:
+    if set(sent) == known:
         return
     for name in sent:
         if name not in known:

@@ -5,9 +5,9 @@
 
 With its neighbours it needs the standard library of Python 3.9 and nothing else; it imports a
 framework when the model does. A batch of requests comes as one frame and is one call of the
-model: `bodies.read` turns each body into columns, `Version.predict` asks the model that
-formats.py loaded, `Server.answer` splits and encodes. A body that cannot be read spoils no
-other, and a batch that the model does not stand is asked body by body.
+model: `requests.understand` turns each body into columns, `Version.predict` asks the model that
+formats.py loaded, `Server.answer` splits, `replies.answered` encodes. A body that cannot be read
+spoils no other, and a batch that the model does not stand is asked body by body.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from penstock.inference.program import bodies, formats, frames, rows
+    from penstock.inference.program import bodies, formats, frames, replies, requests, rows
     from penstock.inference.program.rows import Answer, AnswerError
 else:
     # A package of its own name, so that our folder is not on the model's path.
     _package = sys.modules["penstock_worker"] = types.ModuleType("penstock_worker")
     _package.__path__ = [str(Path(__file__).parent)]
-    from penstock_worker import bodies, formats, frames, rows
+    from penstock_worker import bodies, formats, frames, replies, requests, rows
     from penstock_worker.rows import Answer, AnswerError
 
 
@@ -45,9 +45,7 @@ class Pending(NamedTuple):
 
     place: int
     """In the frame."""
-    kind: int
-    id: str
-    asked: bodies.Asked
+    request: requests.Request
 
 
 class Version:
@@ -74,7 +72,9 @@ class Version:
         source = formats.Source(folder, folder / self.manifest["path"], self.manifest, stated)
         self.model = formats.load(source, path)
         self.path = path
-        self.classes = self.model.classes
+        self.about = replies.About(
+            self.manifest["model"], self.manifest["number"], self.model.classes
+        )
         self._ask = self.model.ask
         self.load_s = time.perf_counter() - started
 
@@ -105,85 +105,51 @@ class Server:
 
     def answer(self, parts: Sequence[frames.RequestPart]) -> list[frames.Reply]:
         """Return the replies to the parts of one frame, in their order."""
-        replies: dict[int, frames.Reply] = {}
+        replied: dict[int, frames.Reply] = {}
         groups: dict[tuple[bodies.Column, ...], list[Pending]] = {}
         for place, part in enumerate(parts):
             name = part.id.decode("utf-8", "replace")
             if part.kind == frames.METADATA:
                 facts = {**self.version.describe(), "rss_bytes": _rss_bytes()}
-                replies[place] = frames.Reply(200, name, 0, _json(facts))
+                replied[place] = frames.Reply(200, name, 0, replies.plain(facts))
                 continue
             try:
-                document = bodies.decode(part.body)
-                name = bodies.own_id(document, name)
-                asked = bodies.read(part.kind, document, self.version.columns)
+                request = requests.understand(
+                    part.kind, part.body, self.version.columns, id=name, wants=part.wants
+                )
             except bodies.RequestError as error:
-                replies[place] = _error(error.status, name, error.code, str(error))
+                replied[place] = replies.refused(
+                    error.status, error.id, error.code, str(error), part.kind
+                )
             else:
-                pending = Pending(place, part.kind, name, asked)
-                signed = asked.columns is self.version.columns  # the usual case, not hashed
-                groups.setdefault(() if signed else asked.columns, []).append(pending)
+                columns = request.asked.columns
+                signed = columns is self.version.columns  # the usual case, not hashed
+                groups.setdefault(() if signed else columns, []).append(Pending(place, request))
         for group in groups.values():
-            replies.update(zip((pending.place for pending in group), self._ask(group)))
-        return [replies[place] for place in range(len(parts))]
+            replied.update(zip((pending.place for pending in group), self._ask(group)))
+        return [replied[place] for place in range(len(parts))]
 
     def _ask(self, group: list[Pending]) -> list[frames.Reply]:
         """Ask the model once for requests with the same columns."""
         try:
-            answer = self.version.predict(_joined([pending.asked for pending in group]))
+            answer = self.version.predict(_joined([pending.request.asked for pending in group]))
         except Exception as error:  # noqa: BLE001  whatever a model raises is told, not died of
             if len(group) > 1:
                 return [self._ask([pending])[0] for pending in group]
+            code, sentence = "PS554", f"The model raised {type(error).__name__}: {error}"
             if isinstance(error, AnswerError):
-                return [_error(500, group[0].id, "PS555", f"The model answered {error}.")]
-            sentence = f"The model raised {type(error).__name__}: {error}"
-            return [_error(500, group[0].id, "PS554", sentence)]
-        replies: list[frames.Reply] = []
+                code, sentence = "PS555", f"The model answered {error}."
+            request = group[0].request
+            return [replies.refused(500, request.id, code, sentence, request.kind)]
+        told: list[frames.Reply] = []
         start = 0
         for pending in group:
-            rows = slice(start, start + pending.asked.rows)
+            rows = slice(start, start + pending.request.asked.rows)
             probability = None if answer.probability is None else answer.probability[rows]
-            replies.append(self._reply(pending, Answer(answer.prediction[rows], probability)))
+            part = Answer(answer.prediction[rows], probability)
+            told.append(replies.answered(pending.request, part, self.version.about))
             start = rows.stop
-        return replies
-
-    def _reply(self, pending: Pending, answer: Answer) -> frames.Reply:
-        try:
-            datatype = _datatype(answer.prediction)
-            if pending.kind == frames.V2:
-                document = self._v2(answer, datatype)
-            else:
-                document = {"predictions": answer.prediction}
-                if answer.probability is not None:
-                    document["probabilities"] = answer.probability
-            body = _json({**document, "id": pending.id})
-        except (AnswerError, TypeError, ValueError) as error:
-            return _error(500, pending.id, "PS555", f"The model answered {error}.")
-        return frames.Reply(200, pending.id, pending.asked.rows, body)
-
-    def _v2(self, answer: Answer, datatype: str) -> dict[str, Any]:
-        rows = len(answer.prediction)
-        outputs: list[dict[str, Any]] = [
-            {
-                "name": "prediction",
-                "shape": [rows],
-                "datatype": datatype,
-                "data": answer.prediction,
-            }
-        ]
-        document: dict[str, Any] = {
-            "model_name": self.version.manifest["model"],
-            "model_version": str(self.version.manifest["number"]),
-            "outputs": outputs,
-        }
-        if answer.probability is not None:
-            shape = [rows, len(answer.probability[0])]
-            flat = [p for row in answer.probability for p in row]
-            outputs.append(
-                {"name": "probability", "shape": shape, "datatype": "FP64", "data": flat}
-            )
-            document["parameters"] = {"classes": self.version.classes}
-        return document
+        return told
 
     def serve(self, path: str) -> None:
         """Listen at `path` until killed; one connection at a time, one frame at a time."""
@@ -209,8 +175,8 @@ class Server:
             payload = memoryview(buffer)[:size]
             if not _receive(connection, payload):
                 return
-            replies = self.answer(frames.decode_request(payload))
-            connection.sendall(frames.encode_reply(replies))
+            replied = self.answer(frames.decode_request(payload))
+            connection.sendall(frames.encode_reply(replied))
 
 
 def _receive(connection: socket.socket, target: memoryview) -> bool:
@@ -230,30 +196,6 @@ def _joined(requests: list[bodies.Asked]) -> bodies.Asked:
     every = zip(*(request.values for request in requests))
     values = [list(chain.from_iterable(parts)) for parts in every]
     return bodies.Asked(columns, values, sum(request.rows for request in requests))
-
-
-def _datatype(prediction: list[Any]) -> str:
-    kinds = set(map(type, prediction))
-    for kind, datatype in ((bool, "BOOL"), (int, "INT64"), (str, "BYTES")):
-        if kinds == {kind}:
-            return datatype
-    if kinds <= {int, float}:
-        return "FP64"
-    raise AnswerError(", ".join(sorted(kind.__name__ for kind in kinds)) + ", not one value a row")
-
-
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    try:
-        return _ENCODER.encode(document).encode()
-    except ValueError:
-        raise AnswerError("NaN or infinity") from None
-
-
-def _error(status: int, name: str, code: str, sentence: str) -> frames.Reply:
-    return frames.Reply(status, name, 0, _json({"error": sentence, "code": code}))
 
 
 def _rss_bytes() -> int:
