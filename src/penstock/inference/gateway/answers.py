@@ -88,7 +88,7 @@ def refused(failure: Failure, headers: tuple[Header, ...] = (), kind: int = V2) 
     """Answer with an error, in the words of the protocol that a request of `kind` speaks."""
     status, code, what, hint = failure
     body = fault(status, code, what, hint, kind)
-    if failure.status == 503:
+    if failure.status == 503 and all(name != b"retry-after" for name, _ in headers):
         headers = (*headers, _RETRY)
     if failure.status in {408, 413}:  # the rest of the body is not read
         headers = (*headers, _CLOSE)

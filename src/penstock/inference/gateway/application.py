@@ -37,6 +37,7 @@ from penstock.inference.gateway.predictions import (
     not_ready,
     unknown_model,
     unknown_version,
+    wishes,
 )
 from penstock.inference.gateway.reading import (
     LOOPBACK,
@@ -44,6 +45,7 @@ from penstock.inference.gateway.reading import (
     Receive,
     body_of,
     check_caller,
+    declared,
     form_of,
 )
 from penstock.inference.gateway.routing import ModelRoutes, share_now, table
@@ -161,6 +163,7 @@ class Gateway:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        self._predictions.copies.stop()
         await self._predictions.fleet.stop()
         await asyncio.to_thread(self._predictions.log.close)
 
@@ -223,7 +226,7 @@ class Gateway:
 
     def _apply(self, deployments: list[Deployment]) -> None:
         self._known = deployments
-        self._predictions.routes = table(deployments)
+        self._predictions.serve(table(deployments))
         self._predictions.fleet.match(deployments)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
@@ -248,12 +251,13 @@ class Gateway:
         return await self._tell(call)
 
     async def _predict(self, call: Call, headers: Headers, receive: Receive) -> Answer:
-        form = form_of(call.action, headers)
-        body = form.body(await body_of(headers, receive, self._settings))
-        model = call.model or self._only_model(call.environment)
-        return await self._predictions.answer(
-            Question(call.environment, model, call.number, form.kind, body, form.wants)
-        )
+        form, said = form_of(call.action, headers), wishes(headers)
+        with self._predictions.room.held(declared(headers, self._settings)):
+            body = form.body(await body_of(headers, receive, self._settings))
+            model = call.model or self._only_model(call.environment)
+            return await self._predictions.answer(
+                Question(call.environment, model, call.number, form.kind, body, form.wants, *said)
+            )
 
     async def _index(self, call: Call, headers: Headers, receive: Receive) -> Answer:
         body = await body_of(headers, receive, self._settings)
@@ -344,7 +348,13 @@ class Gateway:
             "reason": worker.reason,
             "share_now": share,
             "log_drops": self._predictions.log.drops[key],
+            **self._copies(deployment),
         }
+
+    def _copies(self, deployment: Deployment) -> dict[str, int]:
+        if deployment.role is not Role.SHADOW:
+            return {}
+        return self._predictions.copies.told(deployment)._asdict()
 
     def _now_us(self) -> int:
         return int(self._clock().timestamp() * 1e6)

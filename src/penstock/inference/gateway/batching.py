@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, cast
 
 from penstock.domain import Deployment
@@ -64,6 +65,10 @@ class Ticket:
     """The challenger's failed attempt that this one makes good."""
     deaths: int = 0
     """How many workers died with this request in their hands."""
+    within_s: float = inf
+    """The caller's own deadline, from the arrival."""
+    bucket: int = -1
+    """Of the caller's key; -1 without one."""
 
     @property
     def alone(self) -> bool:

@@ -2,7 +2,8 @@
 
 A request that the challenger fails is asked once more of the champion, so a bad challenger
 costs no caller anything; the log has both attempts, and counts the request for the arm that was
-drawn. Nothing is answered before it is logged.
+drawn. Nothing is answered before it is logged. What cannot be answered in time is refused at once,
+with the time after which it could be.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import random
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -22,8 +24,17 @@ from urllib.parse import quote
 from penstock.domain import Deployment, Environment, Role
 from penstock.inference.gateway.answers import Answer, Header, RefusedError, refused, replied
 from penstock.inference.gateway.batching import Failure, Outcome, Ticket
+from penstock.inference.gateway.overload import Pace, Room, retry_after
 from penstock.inference.gateway.routing import ModelRoutes, choose
 from penstock.inference.gateway.settings import GatewaySettings
+from penstock.inference.gateway.shadowing import Copies
+from penstock.inference.gateway.sticky import (
+    BUCKETS,
+    NO_BUCKET,
+    bucket_of,
+    customer,
+    customer_in,
+)
 from penstock.inference.gateway.workers import Fleet, StartWorker, attempt_s
 from penstock.inference.prediction_log.segments import Entry, PredictionLog
 from penstock.inference.prediction_log.segments import Outcome as Logged
@@ -31,6 +42,8 @@ from penstock.inference.program.frames import JSON_MEDIA, Reply
 
 EXPLICIT = "explicit"
 """Role in the log of a request that named its version: no canary counts it."""
+SURE = 0.8
+"""Part of the time left that the requests before one may take: what is estimated may be more."""
 _SHED = "PS505"
 
 
@@ -44,6 +57,10 @@ class Question(NamedTuple):
     body: bytes
     wants: int = JSON_MEDIA
     """The media of the answer."""
+    customer: str | None = None
+    """Whose request it is, where the caller says so; for rollouts that draw customers."""
+    within_s: float = inf
+    """The caller's own deadline; one later than the version's changes nothing."""
 
 
 class Predictions:
@@ -58,9 +75,13 @@ class Predictions:
         sockets: Path,
     ) -> None:
         self.routes: dict[tuple[str, str], ModelRoutes] = {}
-        """By environment and model; replaced as a whole."""
+        """By environment and model; replaced as a whole, by `serve`."""
         self.log = log
         self.fleet = Fleet(start_worker, sockets, self.settle, settings)
+        self.room = Room(max_requests=settings.held_requests, max_bytes=settings.held_bytes)
+        self.copies = Copies(
+            self._submit_copy, self.settle, lambda: self.room.requests, self._deadline_s
+        )
         self._settings = settings
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -69,6 +90,17 @@ class Predictions:
         self._numbers = count(1)
         self._in_flight: defaultdict[tuple[str, str], dict[int, int]] = defaultdict(dict)
         self._active: set[tuple[str, str]] = set()
+        self._watched: list[tuple[str, str]] = []
+        self._paces: defaultdict[tuple[str, str, int], Pace] = defaultdict(Pace)
+
+    def serve(self, routes: dict[tuple[str, str], ModelRoutes]) -> None:
+        """Answer by these routes from now on."""
+        self.routes = routes
+        self._watched = [key for key, each in routes.items() if each.challenger is not None]
+        running = {(*key, number) for key, each in routes.items() for number in each.running}
+        for key in self._paces.keys() - running:
+            del self._paces[key]
+        self.mark()
 
     async def answer(self, question: Question) -> Answer:
         """Answer one question within the deadline."""
@@ -83,18 +115,21 @@ class Predictions:
         try:
             ticket = self._draw(question, routes, number, now)
             ticket.arrived_us = arrived[number]
-            return await self._ask(ticket)
+            answer = await self._ask(ticket)
+            if answer.status < 500 and ticket.role != EXPLICIT:
+                self._copy(ticket)
+            return answer
         finally:
             del arrived[number]
             self._active.add(key)
 
     def mark(self) -> None:
         """Say in the log up to which time everything has ended, where somebody may wait."""
-        for key, routes in self.routes.items():
+        waiting = [key for key, arrived in self._in_flight.items() if arrived]
+        for key in {*self._watched, *waiting, *self._active} & self.routes.keys():
             arrived = self._in_flight.get(key)
-            if routes.challenger is not None or arrived or key in self._active:
-                before_us = min(arrived.values()) if arrived else _us(self._clock())
-                self.log.mark(*key, before_us)
+            before_us = min(arrived.values()) if arrived else _us(self._clock())
+            self.log.mark(*key, before_us)
         self._active.clear()
 
     def settle(self, ended: list[tuple[Ticket, Outcome]]) -> None:
@@ -112,9 +147,13 @@ class Predictions:
             self.log.append(deployment.environment.value, deployment.model, entries)
         for ticket, outcome in pending:
             ticket.future.set_result(outcome)
+        replies = sum(isinstance(outcome, Reply) for _, outcome in pending)
+        if replies:
+            self._paces[_key(_deployment(pending[0][0]))].answered(replies, now_s)
 
     def _draw(self, question: Question, routes: ModelRoutes, number: int, now: datetime) -> Ticket:
-        deployment = self._choose(question, routes, now)
+        bucket = _bucket(question, routes)
+        deployment = self._choose(question, routes, now, bucket)
         role = EXPLICIT if question.number is not None else deployment.role.value
         return Ticket(
             question.kind,
@@ -127,13 +166,17 @@ class Predictions:
             arrived_s=time.monotonic(),
             generation=routes.generation,
             has_fallback=role == Role.CHALLENGER and self._champion(routes) is not None,
+            within_s=question.within_s,
+            bucket=bucket,
         )
 
-    def _choose(self, question: Question, routes: ModelRoutes, now: datetime) -> Deployment:
+    def _choose(
+        self, question: Question, routes: ModelRoutes, now: datetime, bucket: int
+    ) -> Deployment:
         ready = self.fleet.is_ready
         if question.number is None:
-            drawn = self._random.random() * 100
-            chosen = choose(routes, drawn=drawn, now=now, ready=ready)
+            drawn = self._random.random() if bucket == NO_BUCKET else bucket / BUCKETS
+            chosen = choose(routes, drawn=100 * drawn, now=now, ready=ready)
         else:
             named = routes.running.get(question.number)
             if named is None:
@@ -145,20 +188,20 @@ class Predictions:
 
     async def _ask(self, ticket: Ticket) -> Answer:
         deployment = _deployment(ticket)
-        end_s = ticket.arrived_s + self._settings.deadline_s
-        limit_s = end_s
+        within_s = min(self._deadline_s(deployment), ticket.within_s)
+        end_s = limit_s = ticket.arrived_s + within_s
         if ticket.has_fallback:
-            limit_s = ticket.arrived_s + attempt_s(deployment, self._settings)
+            limit_s = ticket.arrived_s + min(attempt_s(deployment, self._settings), within_s / 2)
         outcome = await self._attempt(ticket, limit_s)
         if not ticket.has_fallback or outcome.status < 400:
-            return _answer(ticket, outcome)
+            return self._told(ticket, outcome)
         routes = self.routes.get((deployment.environment.value, deployment.model))
         champion = None if routes is None else self._champion(routes)
         if champion is None:
             self.log.append(
                 deployment.environment.value, deployment.model, _entries(ticket, outcome)
             )
-            return _answer(ticket, outcome)
+            return self._told(ticket, outcome)
         second = Ticket(
             ticket.kind,
             ticket.id,
@@ -171,27 +214,74 @@ class Predictions:
             arrived_s=ticket.arrived_s,
             generation=ticket.generation,
             instead_of=(ticket, outcome),
+            bucket=ticket.bucket,
         )
-        return _answer(second, await self._attempt(second, end_s))
+        return self._told(second, await self._attempt(second, end_s))
 
     async def _attempt(self, ticket: Ticket, limit_s: float) -> Outcome:
-        worker = self.fleet.worker(_deployment(ticket))
-        if worker is None or not worker.submit(ticket):
+        deployment, now_s = _deployment(ticket), time.monotonic()
+        pace = self._paces[_key(deployment)]
+        wait_s = pace.wait_s()
+        worker = self.fleet.worker(deployment)
+        pace.began(now_s)
+        too_late = wait_s > SURE * (limit_s - now_s)
+        if worker is None or too_late or not worker.submit(ticket):
             what = f"Too many requests wait for {_version(ticket)} already."
-            self.settle([(ticket, Failure(503, _SHED, what, "Send fewer requests at once."))])
+            if too_late:
+                what = f"{_version(ticket)} has requests for {wait_s:.2g} s before this one."
+            hint = "Send fewer requests at once, or as late as Retry-After says."
+            self.settle([(ticket, Failure(503, _SHED, what, hint))])
         timer = self._loop.call_at(limit_s, self._expire, ticket)
         try:
             return await ticket.future
         finally:
             timer.cancel()
+            pace.waiting -= 1
 
     def _expire(self, ticket: Ticket) -> None:
         what = f"{_version(ticket)} gave no answer within the deadline."
         self.settle([(ticket, Failure(504, "PS504", what, "Try again; ask the model's owner."))])
 
+    def _copy(self, answered: Ticket) -> None:
+        """Let a shadow have its share of the requests too."""
+        deployment = _deployment(answered)
+        routes = self.routes.get((deployment.environment.value, deployment.model))
+        shadow = None if routes is None else routes.shadow
+        if shadow is not None and self._random.random() * 100 < shadow.share:
+            self.copies.offer(answered, shadow)
+
+    def _submit_copy(self, copy: Ticket) -> bool:
+        deployment = _deployment(copy)
+        worker = self.fleet.worker(deployment)
+        return worker is not None and self.fleet.is_ready(deployment) and worker.submit(copy)
+
+    def _deadline_s(self, deployment: Deployment) -> float:
+        return self._settings.deadline_of(deployment.serving)
+
+    def _told(self, ticket: Ticket, outcome: Outcome) -> Answer:
+        wait_s = self._paces[_key(_deployment(ticket))].wait_s()
+        return _answer(ticket, outcome, (retry_after(wait_s),) if outcome.status == 503 else ())
+
     def _champion(self, routes: ModelRoutes) -> Deployment | None:
         champion = routes.champion
         return champion if champion is not None and self.fleet.is_ready(champion) else None
+
+
+def wishes(headers: Mapping[bytes, bytes]) -> tuple[str | None, float]:
+    """Return what a caller says of a request: whose it is, and how many seconds it may take.
+
+    Raises
+    ------
+    RefusedError
+        PS547: the deadline is no number of milliseconds.
+    """
+    key = headers.get(b"penstock-key")
+    said = headers.get(b"penstock-deadline-ms")
+    if said is not None and not (said.isdigit() and int(said[:10]) > 0):
+        what = f"Penstock-Deadline-Ms is {said.decode('latin-1')[:40]!r}, no time."
+        raise RefusedError(Failure(400, "PS547", what, "Send whole milliseconds, from 1 on."))
+    within_s = inf if said is None else int(said[:10]) / 1000
+    return (None if key is None else customer(key.decode("utf-8", "replace"))), within_s
 
 
 def unknown_model(model: str, environment: Environment) -> Failure:
@@ -245,20 +335,37 @@ def _entry(ticket: Ticket, outcome: Outcome, logged: Logged) -> Entry:
         id=outcome.id if replied else ticket.id.decode(),
         request=b"" if shed else ticket.body,
         reply=outcome.body if replied else b"",
+        bucket=ticket.bucket,
     )
 
 
-def _answer(ticket: Ticket, outcome: Outcome) -> Answer:
+def _answer(ticket: Ticket, outcome: Outcome, more: tuple[Header, ...]) -> Answer:
     name = outcome.id if isinstance(outcome, Reply) else ticket.id.decode()
     headers: tuple[Header, ...] = (
         (b"penstock-version", _version(ticket).encode()),
         (b"penstock-arm", ticket.role.encode()),
         # A caller's own id may hold anything; a header may not.
         (b"penstock-prediction-id", quote(name, safe=":/@ +").encode()),
+        *more,
     )
     if isinstance(outcome, Reply):
         return replied(outcome, headers)
     return refused(outcome, headers, ticket.kind)
+
+
+def _bucket(question: Question, routes: ModelRoutes) -> int:
+    """Return where a request's key falls; a body is parsed only where a rollout has one."""
+    challenger = routes.challenger
+    if question.number is not None or challenger is None or challenger.key is None:
+        return NO_BUCKET
+    whose = question.customer
+    if whose is None:
+        whose = customer_in(question.kind, question.body, challenger.key)
+    return NO_BUCKET if whose is None else bucket_of(whose, challenger)
+
+
+def _key(deployment: Deployment) -> tuple[str, str, int]:
+    return deployment.environment.value, deployment.model, deployment.number
 
 
 def _deployment(ticket: Ticket) -> Deployment:

@@ -172,6 +172,13 @@ async def body_of(headers: Headers, receive: Receive, settings: GatewaySettings)
     return body
 
 
+def declared(headers: Headers, settings: GatewaySettings) -> int:
+    """Return the bytes that a body will have; the most that it may where it does not say."""
+    length = headers.get(b"content-length", b"")
+    most = settings.body_bytes
+    return min(int(length[:20]), most) if length.isdigit() else most
+
+
 def _too_large(limit: int) -> Failure:
     what = f"The body is greater than {limit} bytes."
     return Failure(413, "PS506", what, "Send fewer rows at once.")

@@ -27,6 +27,7 @@ class ModelRoutes:
     challenger: Deployment | None
     running: Mapping[int, Deployment]
     """By number."""
+    shadow: Deployment | None = None
 
     @property
     def generation(self) -> int:
@@ -47,6 +48,7 @@ def table(deployments: Iterable[Deployment]) -> dict[tuple[str, str], ModelRoute
             _with_role(versions, Role.CHAMPION),
             _with_role(versions, Role.CHALLENGER),
             versions,
+            _with_role(versions, Role.SHADOW),
         )
         for (environment, model), versions in grouped.items()
     }
@@ -76,8 +78,8 @@ def choose(routes: ModelRoutes, *, drawn: float, now: datetime, ready: Ready) ->
     Parameters
     ----------
     drawn
-        Uniform in ``[0, 100)``; each request is drawn by itself, which the judgement of the
-        canary rests on.
+        Uniform in ``[0, 100)``; each request is drawn by itself, or each customer where the
+        rollout has a key. The judgement of the canary rests on it.
     """
     if drawn < challenger_share(routes, now=now, ready=ready):
         return routes.challenger

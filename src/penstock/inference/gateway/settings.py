@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,8 @@ class GatewaySettings:
     body_bytes: int = 2**20
     """Greatest request body."""
     deadline_s: float = 10.0
-    """A request is answered within this time, by a version or by an error."""
+    """A request is answered within this time, by a version or by an error, unless the version's
+    own block [serving] says else."""
     start_timeout_s: float = 120.0
     """A worker that is not ready by then is started anew."""
     batch_requests: int = 256
@@ -25,6 +28,9 @@ class GatewaySettings:
     queue_requests: int = 2048
     queue_bytes: int = 64 * 2**20
     """What may wait for one worker; more is refused."""
+    held_requests: int = 8192
+    held_bytes: int = 256 * 2**20
+    """What all callers together may have in the gateway; more is refused unread."""
     poll_s: float = 0.2
     """How often the routes are read."""
     settle_s: float = 0.0
@@ -34,3 +40,8 @@ class GatewaySettings:
     """Of the draws that split the traffic; None for a new one at each start."""
     sockets: Path | None = None
     """Folder for the workers' sockets, with a short path; None for the one of the cache."""
+
+    def deadline_of(self, serving: Mapping[str, Any]) -> float:
+        """Return the seconds that a version has, by its block [serving]."""
+        stated = serving.get("deadline_ms")
+        return self.deadline_s if stated is None else float(stated) / 1000

@@ -368,7 +368,7 @@ class Fleet:
 def attempt_s(deployment: Deployment, settings: GatewaySettings) -> float:
     """Return the time for one attempt: a challenger leaves half of it to the champion."""
     share = 0.5 if deployment.role is Role.CHALLENGER else 1.0
-    return settings.deadline_s * share
+    return settings.deadline_of(deployment.serving) * share
 
 
 def resident_bytes(pids: Collection[int]) -> dict[int, int]:

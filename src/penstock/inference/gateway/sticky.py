@@ -1,0 +1,94 @@
+"""Which arm a customer belongs to, for a rollout that draws customers and not requests.
+
+A customer is the value of a key: of the header ``Penstock-Key``, else of a column of the body.
+It is hashed with a salt of the rollout into one of `BUCKETS` buckets. An arm is a range of
+buckets that begins at 0, so that a share that rises keeps the customers who are in already, and
+another rollout draws them anew.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any, cast
+
+import msgspec
+
+from penstock.domain import Deployment
+from penstock.inference.program.frames import INVOCATIONS, V2
+
+BUCKETS = 10_000
+NO_BUCKET = -1
+"""Of a request without a key: it is drawn by itself."""
+READ_BYTES = 64 * 2**10
+"""A greater body is not searched for a key."""
+KEY_CHARS = 200
+
+
+def bucket_of(customer: str, of: Deployment) -> int:
+    """Return the bucket of a customer in the rollout of a challenger.
+
+    Examples
+    --------
+    >>> from penstock.domain import Environment, Role
+    >>> of = Deployment("m", Environment.PRODUCTION, 2, Role.CHALLENGER, "", "", {}, 5, 1, None, 7)
+    >>> bucket_of("1017", of), bucket_of("1018", of)
+    (2906, 198)
+    """
+    salt = f"{of.environment.value}/{of.model}/{of.rollout_id}".encode()
+    # A key has at most 64 bytes, and a model's name may be as long.
+    keyed = blake2b(customer.encode(), digest_size=8, key=blake2b(salt, digest_size=32).digest())
+    return int.from_bytes(keyed.digest(), "big") % BUCKETS
+
+
+def customer_in(kind: int, body: bytes, column: str) -> str | None:
+    """Return the one value that a body has in a column; None where it has none, or several.
+
+    Only JSON is read, and a short one. A whole number and the same digits as text are one
+    customer, so that header and column agree.
+
+    Examples
+    --------
+    >>> customer_in(INVOCATIONS, b'{"dataframe_records": [{"id": 17, "x": 1}]}', "id")
+    '17'
+    """
+    if len(body) > READ_BYTES or kind not in {V2, INVOCATIONS}:
+        return None
+    try:
+        document: Any = msgspec.json.decode(body)
+        values = _v2(document, column) if kind == V2 else _invocations(document, column)
+    except (msgspec.DecodeError, TypeError, KeyError, ValueError, AttributeError, IndexError):
+        return None
+    found = {customer(value) for value in values}
+    return found.pop() if len(found) == 1 else None
+
+
+def customer(value: object) -> str | None:
+    """Return a key as text; None for what names nobody."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value).strip()[:KEY_CHARS] or None
+
+
+def _v2(document: Any, column: str) -> list[Any]:
+    for tensor in document["inputs"]:
+        if tensor["name"] == column:
+            return _flat(tensor["data"])
+    return []
+
+
+def _invocations(document: Any, column: str) -> list[Any]:
+    if (split := document.get("dataframe_split")) is not None:
+        place = split["columns"].index(column)
+        return [row[place] for row in split["data"]]
+    records = document.get("dataframe_records", document.get("instances"))
+    if records is not None:
+        return [record[column] for record in records]
+    return _flat(document["inputs"][column])
+
+
+def _flat(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        return [data]
+    return [value for part in cast("list[Any]", data) for value in _flat(part)]
