@@ -269,7 +269,7 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
             deployment.attestation_digest,
         )
         folder = provenance.unpacked(claim, kept, home)
-        command = made.command(folder, deployment.lock_digest, [], socket=path)
+        command = made.command(folder, deployment.lock_digest, path)
         return made.sandbox.start(command, stderr=subprocess.PIPE)
 
     chosen = GatewaySettings(

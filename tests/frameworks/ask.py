@@ -2,13 +2,12 @@
 
     python ask.py WORKER < lines
 
-Each line is ``{"folder", "bodies"}``; each answer ``{"describe", "replies"}``. The worker serves
-one version a process; loading every framework anew for each would take minutes.
+Each line is ``{"folder", "bodies"}``; each answer ``{"describe", "replies"}``. Loading every
+framework anew for each would take minutes.
 """
 
 import importlib.util
 import json
-import pathlib
 import sys
 
 spec = importlib.util.spec_from_file_location("worker", sys.argv[1])
@@ -17,22 +16,13 @@ sys.modules["worker"] = worker
 spec.loader.exec_module(worker)
 sys.dont_write_bytecode = True
 out, sys.stdout = sys.stdout, sys.stderr
+server = worker.Server()
 for line in sys.stdin:
     asked = json.loads(line)
-    folder = pathlib.Path(asked["folder"])
-    kept = list(sys.path)
-    try:
-        version = worker.Version(folder)
-    except worker.formats.LoadError as error:
-        told = {"ok": False, "error": str(error), "code": error.code, "hint": error.hint}
-        print(json.dumps({"describe": told, "replies": []}), file=out, flush=True)
-        continue
-    parts = [worker.frames.RequestPart(1, b"a", body.encode()) for body in asked["bodies"]]
-    replies = [
-        [reply.status, reply.body.decode()]
-        for part in parts
-        for reply in worker.Server(version).answer([part])
-    ]
-    told = {"describe": version.describe(), "replies": replies}
+    order = json.dumps({"slot": 0, "folder": asked["folder"]}).encode()
+    loaded = server.answer([worker.frames.RequestPart(worker.frames.LOAD, b"l", order)])[0]
+    told = {"describe": json.loads(loaded.body), "replies": []}
+    for body in asked["bodies"] if loaded.status == 200 else ():
+        (reply,) = server.answer([worker.frames.RequestPart(1, b"a", body.encode())])
+        told["replies"].append([reply.status, reply.body.decode()])
     print(json.dumps(told), file=out, flush=True)
-    sys.path[:] = kept

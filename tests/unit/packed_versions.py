@@ -14,7 +14,9 @@ from typing import Any
 from penstock.domain import JSON
 from penstock.inference.asking import PROGRAM, Worker
 from penstock.inference.program import frames
+from penstock.inference.programs import Program
 
+Say = Callable[[Sequence[frames.RequestPart]], list[frames.Reply]]
 Ask = Callable[[Sequence[tuple[int, bytes, bytes]]], list[frames.Reply]]
 
 SIGNATURE: JSON = {
@@ -66,16 +68,37 @@ def start(
     """Start the worker program; without `packages` only the standard library is there."""
     switches = ["-I"] if packages else ["-I", "-S"]
     argv = [sys.executable, *switches, str(PROGRAM), "--folder", str(folder), *arguments]
+    return _started(argv, stdout)
+
+
+def _started(argv: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         argv, env={"OMP_NUM_THREADS": "1"}, stdout=stdout, stderr=subprocess.PIPE
     )
 
 
 @contextlib.contextmanager
+def empty(place: Path, *, packages: bool = False, timeout_s: float = 30) -> Generator[Worker]:
+    """Start a worker program without a version, and ask it."""
+    path = place / "e.sock"
+    switches = ["-I"] if packages else ["-I", "-S"]
+    process = _started([sys.executable, *switches, str(PROGRAM), "--socket", str(path)])
+    with Worker(Program(process), path, start_timeout_s=timeout_s) as worker:
+        yield worker
+
+
+def described(folder: Path, *, packages: bool = False, timeout_s: float = 30) -> JSON:
+    """Load a version and return what it is, or why it does not load."""
+    with empty(folder, packages=packages, timeout_s=timeout_s) as worker:
+        return worker.load(folder)
+
+
+@contextlib.contextmanager
 def asking(folder: Path, *, packages: bool = False) -> Generator[Worker]:
     """Serve a version and ask it by tables."""
     path = folder / "w.sock"
-    with Worker(start(folder, "--socket", str(path), packages=packages), path) as worker:
+    process = start(folder, "--socket", str(path), packages=packages)
+    with Worker(Program(process), path) as worker:
         yield worker
 
 
@@ -91,18 +114,24 @@ def serving(folder: Path, *, packages: bool = False) -> Generator[Ask]:
 
 @contextlib.contextmanager
 def connected(path: Path) -> Generator[Ask]:
-    """Connect to a worker and ask it by frames."""
+    """Connect to a worker and ask it by frames, of kind, id and body."""
+    with speaking(path) as say:
+        yield lambda parts: say([frames.RequestPart(*part) for part in parts])
+
+
+@contextlib.contextmanager
+def speaking(path: Path) -> Generator[Say]:
+    """Connect to a worker and ask it by frames, of whole parts."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
         connection.connect(str(path))
 
-        def ask(parts: Sequence[tuple[int, bytes, bytes]]) -> list[frames.Reply]:
-            wanted = [frames.RequestPart(*part) for part in parts]
-            connection.sendall(frames.encode_request(wanted))
+        def say(parts: Sequence[frames.RequestPart]) -> list[frames.Reply]:
+            connection.sendall(frames.encode_request(parts))
             (size,) = frames.HEADER.unpack(_exactly(connection, frames.HEADER.size))
             return frames.decode_reply(memoryview(_exactly(connection, size)))
 
-        yield ask
+        yield say
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

@@ -1,7 +1,6 @@
 import datetime as dt
 import json
 import signal
-import subprocess
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from penstock.inference.asking import (
     WorkerAnswerError,
     chunks,
     columns_of,
-    describe,
     merged,
     to_v2,
 )
-from tests.unit.packed_versions import SIGNATURE, asking, pack, start
+from penstock.inference.programs import Program
+from tests.unit.packed_versions import SIGNATURE, asking, described, empty, pack, start
 
 PEOPLE = pa.table(
     {
@@ -76,7 +75,7 @@ def test_metadata_is_told_by_a_running_worker(tmp_path: Path) -> None:
 def test_leaving_ends_the_process(tmp_path: Path) -> None:
     path = tmp_path / "v" / "w.sock"
     process = start(pack(tmp_path / "v"), "--socket", str(path))
-    with Worker(process, path):
+    with Worker(Program(process), path):
         assert process.poll() is None
 
     assert process.returncode == -signal.SIGKILL
@@ -97,7 +96,10 @@ def test_a_worker_that_loads_too_long_is_ended(tmp_path: Path) -> None:
     path = folder / "w.sock"
     process = start(folder, "--socket", str(path))
 
-    with pytest.raises(StoppedError) as stopped, Worker(process, path, start_timeout_s=0.2):
+    with (
+        pytest.raises(StoppedError) as stopped,
+        Worker(Program(process), path, start_timeout_s=0.2),
+    ):
         pass
 
     assert stopped.value.code == "PS557"
@@ -129,7 +131,7 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None
     process = start(folder, "--socket", str(path))
 
     with (
-        Worker(process, path, answer_timeout_s=0.2) as worker,
+        Worker(Program(process), path, answer_timeout_s=0.2) as worker,
         pytest.raises(StoppedError) as stopped,
     ):
         worker.predict(PEOPLE, SIGNATURE)
@@ -151,11 +153,11 @@ def predict(model, frame):
     assert told["prediction"] == ["no"] * 3
 
 
-def test_describe_returns_what_the_model_is_or_why_it_does_not_load(tmp_path: Path) -> None:
+def test_loading_tells_what_the_model_is_or_why_it_does_not_load(tmp_path: Path) -> None:
     good, bad = pack(tmp_path / "good"), pack(tmp_path / "bad", "import not_there\n")
 
-    told = describe(lambda more: start(good, *more, stdout=subprocess.PIPE), 30)
-    failed = describe(lambda more: start(bad, *more, stdout=subprocess.PIPE), 30)
+    with empty(tmp_path) as worker:
+        told, failed = worker.load(good), worker.load(bad)
 
     assert (told["ok"], told["format"]) == (True, "adapter")
     assert (failed["ok"], failed["error"]) == (
@@ -167,20 +169,20 @@ def test_describe_returns_what_the_model_is_or_why_it_does_not_load(tmp_path: Pa
     )
 
 
-def test_describe_says_how_a_model_killed_its_worker(tmp_path: Path) -> None:
+def test_loading_says_how_a_model_killed_its_worker(tmp_path: Path) -> None:
     folder = pack(tmp_path / "v", "import os\nos._exit(3)\n")
 
     with pytest.raises(StoppedError, match=r"exit code 3\)\. It said nothing") as stopped:
-        describe(lambda more: start(folder, *more, stdout=subprocess.PIPE), 30)
+        described(folder)
 
     assert stopped.value.code == "PS556"
 
 
-def test_describe_does_not_wait_for_ever(tmp_path: Path) -> None:
+def test_loading_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     folder = pack(tmp_path / "v", "import time\ntime.sleep(60)\n")
 
-    with pytest.raises(StoppedError) as stopped:
-        describe(lambda more: start(folder, *more, stdout=subprocess.PIPE), 0.2)
+    with pytest.raises(StoppedError, match="not loaded after") as stopped:
+        described(folder, timeout_s=2)
 
     assert stopped.value.code == "PS557"
 

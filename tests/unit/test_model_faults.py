@@ -1,10 +1,8 @@
 """A model that cannot be loaded says why, in a sentence for the data scientist."""
 
-import json
 import pickle
-import subprocess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import joblib
 import numpy as np
@@ -12,18 +10,12 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from penstock.check.smoke import loads
-from penstock.domain import JSON, Verdict
-from tests.unit.packed_versions import pack, start
+from penstock.domain import Verdict
+from tests.unit.packed_versions import described, pack, start
 
 NUMPY_NEW = b"cnumpy._other.multiarray\n_reconstruct\n."
 OF_MAIN = b"c__main__\nFeatureMaker\n."
 OF_PROJECT = b"cfeatures\nMaker\n."
-
-
-def described(folder: Path) -> JSON:
-    with start(folder, "--describe", packages=True, stdout=subprocess.PIPE) as process:
-        out, _ = process.communicate(timeout=60)
-    return cast("JSON", json.loads(out))
 
 
 def packed(folder: Path, name: str, content: bytes, kind: str) -> Path:
@@ -53,7 +45,7 @@ def test_a_model_that_does_not_load_says_why(
     folder = packed(tmp_path / "v", name, content, kind)
     (folder / "code" / "features.py").write_text("x = 1\n")
 
-    told = described(folder)
+    told = described(folder, packages=True)
 
     assert (told["ok"], told["code"]) == (False, code)
     assert words in told["error"]
@@ -73,7 +65,7 @@ def test_a_model_that_does_not_load_says_why(
 def test_an_adapter_that_is_none_says_why(
     tmp_path: Path, code: str, number: str, words: str
 ) -> None:
-    told = described(pack(tmp_path / "v", code))
+    told = described(pack(tmp_path / "v", code), packages=True)
 
     assert (told["ok"], told["code"]) == (False, number)
     assert words in told["error"]
@@ -98,7 +90,7 @@ def test_several_answers_a_row_are_refused(tmp_path: Path) -> None:
     folder = packed(tmp_path / "v", "m.joblib", b"", "joblib")
     joblib.dump(both, folder / "model" / "m.joblib")
 
-    assert described(folder)["code"] == "PS576"
+    assert described(folder, packages=True)["code"] == "PS576"
 
 
 def test_another_version_of_scikit_learn_is_left_to_a_person(tmp_path: Path) -> None:
@@ -110,7 +102,7 @@ def test_another_version_of_scikit_learn_is_left_to_a_person(tmp_path: Path) -> 
     content = pickle.dumps(_Old(old))
     (folder / "model" / "m.joblib").write_bytes(content)
 
-    told = described(folder)
+    told = described(folder, packages=True)
     judged = loads(told)
 
     assert (told["ok"], told["framework"]) == (True, "scikit-learn")

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from penstock.inference.program.frames import (
+    FORK,
     HEADER,
     INVOCATIONS,
+    LOAD,
     METADATA,
+    UNLOAD,
     V2,
     Reply,
     RequestPart,
@@ -22,10 +25,12 @@ from tests.unit.packed_versions import (
     Ask,
     asking,
     connected,
+    described,
+    empty,
     pack,
     people,
     serving,
-    start,
+    speaking,
 )
 
 NUMBERS = {
@@ -274,32 +279,25 @@ def test_a_large_frame_arrives_whole(moody: Ask) -> None:
     assert sum(reply.rows for reply in replies) == 200_000
 
 
-def test_describe_prints_one_line_whatever_the_model_prints(tmp_path: Path) -> None:
+def test_loading_tells_what_it_is_whatever_the_model_prints(tmp_path: Path) -> None:
     code = "print('hello')\ndef load(folder):\n    print('loading')\n\ndef predict(m, f): ...\n"
-    folder = pack(tmp_path / "v", code)
-    with start(folder, "--describe", stdout=-1) as process:
-        out, complaints = process.communicate(timeout=30)
 
-    facts = json.loads(out)
-    assert process.returncode == 0
-    assert facts["ok"] is True
-    assert facts["load_s"] >= 0
-    assert complaints == b"hello\nloading\n"
+    told = described(pack(tmp_path / "v", code))
+
+    assert told["ok"] is True
+    assert told["load_s"] >= 0
+    assert told["rss_bytes"] > 0
 
 
-def test_describe_says_why_a_model_does_not_load(tmp_path: Path) -> None:
-    folder = pack(tmp_path / "v", "import yaml_of_another_world\n")
-    with start(folder, "--describe", stdout=-1) as process:
-        out, _ = process.communicate(timeout=30)
+def test_loading_says_why_a_model_does_not_load(tmp_path: Path) -> None:
+    told = described(pack(tmp_path / "v", "import yaml_of_another_world\n"))
 
-    facts = json.loads(out)
-    assert process.returncode == 0
-    assert facts["ok"] is False
-    assert facts["error"] == (
+    assert told["ok"] is False
+    assert told["error"] == (
         "adapter.py needs the module yaml_of_another_world, "
         "which neither the environment nor the project has."
     )
-    assert "adapter.py" in facts["traceback"]
+    assert "adapter.py" in told["traceback"]
 
 
 @pytest.mark.parametrize(
@@ -324,3 +322,104 @@ def test_the_next_connection_is_served_whatever_the_last_one_sent(
             (reply,) = ask([(METADATA, b"m", b"")])
 
     assert reply.status == 200
+
+
+LOCAL = """
+import features
+
+def load(folder):
+    return features.SCALE
+
+def predict(model, frame):
+    from later import OFFSET  # only now, when another version may have been asked
+    assert features.SCALE == model
+    return [model * value + OFFSET for value in frame["x"]]
+"""
+
+
+def local(folder: Path, scale: float, offset: float) -> Path:
+    pack(folder, LOCAL, NUMBERS)
+    (folder / "code" / "features.py").write_text(f"SCALE = {scale}\n")
+    (folder / "code" / "later.py").write_text(f"OFFSET = {offset}\n")
+    return folder
+
+
+def order(kind: int, **body: Any) -> RequestPart:
+    return RequestPart(kind, b"order", json.dumps(body).encode())
+
+
+def test_versions_of_one_process_each_have_their_own_modules(tmp_path: Path) -> None:
+    folders = [local(tmp_path / f"v{n}", scale=n, offset=n / 10) for n in (1, 2, 3)]
+    with empty(tmp_path) as worker:
+        worker.disconnect()
+        with speaking(tmp_path / "e.sock") as ask:
+            loaded = ask([order(LOAD, slot=n, folder=str(f)) for n, f in enumerate(folders)])
+            parts = [RequestPart(INVOCATIONS, b"a", numbers(10.0), n % 3) for n in range(9)]
+            replies = ask([*parts, *reversed(parts)])
+
+    assert [reply.status for reply in loaded] == [200] * 3
+    answers = [told(reply)["predictions"][0] for reply in replies]
+    assert answers == pytest.approx([10.1, 20.2, 30.3] * 3 + [30.3, 20.2, 10.1] * 3)
+
+
+def test_a_slot_is_loaded_replaced_and_emptied(tmp_path: Path) -> None:
+    first, second = local(tmp_path / "a", 1, 0), local(tmp_path / "b", 2, 0)
+    asked = RequestPart(INVOCATIONS, b"a", numbers(10.0), 7)
+    with empty(tmp_path) as worker:
+        worker.disconnect()
+        with speaking(tmp_path / "e.sock") as ask:
+            replies = ask(
+                [
+                    asked,
+                    order(LOAD, slot=7, folder=str(first)),
+                    asked,
+                    RequestPart(METADATA, b"m", b"", 7),
+                    order(LOAD, slot=7, folder=str(second)),
+                    asked,
+                    order(UNLOAD, slot=7),
+                    asked,
+                    order(UNLOAD, slot=7),
+                    RequestPart(METADATA, b"m", b"", 7),
+                ]
+            )
+
+    statuses = "".join(f"{reply.status} " for reply in replies)
+    assert statuses == "503 200 200 200 200 200 200 503 200 503 "
+    assert told(replies[0])["code"] == "PS522"
+    assert [told(replies[n])["predictions"] for n in (2, 5)] == [[10.0], [20.0]]
+
+
+def test_a_version_that_does_not_load_harms_no_other(tmp_path: Path) -> None:
+    good = local(tmp_path / "a", 1, 0)
+    asked = RequestPart(INVOCATIONS, b"a", numbers(10.0), 1)
+    with empty(tmp_path) as worker:
+        worker.disconnect()
+        with speaking(tmp_path / "e.sock") as ask:
+            assert ask([order(LOAD, slot=1, folder=str(good))])[0].status == 200
+            for n, code in enumerate(["import features, gone", "raise SystemExit(3)", "1 +"]):
+                bad = pack(tmp_path / f"bad{n}", code, NUMBERS)
+                (bad / "code" / "features.py").write_text("SCALE = 99\n")
+                (failed, answered) = ask([order(LOAD, slot=2, folder=str(bad)), asked])
+                assert (failed.status, answered.status) == (500, 200)
+                assert told(failed)["code"].startswith("PS57")
+                assert told(answered)["predictions"] == [10.0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        RequestPart(FORK, b"a", b"{}"),
+        RequestPart(77, b"a", b"{}"),
+        RequestPart(LOAD, b"a", b"{"),
+        RequestPart(LOAD, b"a", b"[]"),
+        RequestPart(LOAD, b"a", b'{"slot": -1}'),
+        RequestPart(UNLOAD, b"a", b'{"slot": true}'),
+    ],
+)
+def test_an_order_that_is_none_is_refused(tmp_path: Path, wrong: RequestPart) -> None:
+    with empty(tmp_path) as worker:
+        worker.disconnect()
+        with speaking(tmp_path / "e.sock") as ask:
+            (reply,) = ask([wrong])
+
+    assert (reply.status, told(reply)["code"]) == (400, "PS523")

@@ -1,26 +1,18 @@
 """Asking a version from outside its environment: tables in, answers out.
 
-    with Worker(process, socket) as worker:
+    with Worker(Program(process), socket) as worker:
         told = worker.predict(table, signature)
 
-`describe` loads a version and says what it is; `Worker` asks a running one over its socket, as
-the gateway does; endpoint.py asks the same through the gateway. Tables become Open Inference
-Protocol bodies here, so checks see just what callers see.
+`Worker` asks a running worker program over its socket, as the gateway does; endpoint.py asks the
+same through the gateway. Tables become Open Inference Protocol bodies here, so checks see just
+what callers see.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import signal
-import socket
-import subprocess
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, cast
@@ -30,13 +22,15 @@ import pyarrow as pa
 from penstock.domain import JSON
 from penstock.errors import StoppedError
 from penstock.inference.program import frames
+from penstock.inference.programs import Connection, Running
 
 PROGRAM = Path(__file__).with_name("program") / "worker.py"
 """The worker program; start it as ``python -I PROGRAM --folder DIR --socket PATH``."""
 PROGRAM_FILES = tuple(
     PROGRAM.with_name(f"{name}.py")
     for name in (
-        *("worker", "bodies", "frames", "rows", "requests", "replies", "tables", "tensors"),
+        *("worker", "host", "orders", "own_modules", "frames"),
+        *("bodies", "rows", "requests", "replies", "tables", "tensors"),
         *("formats", "mlflow_model", "boosting", "onnx_session"),
         *("accelerated", "encodings", "predictors", "trees"),
     )
@@ -45,8 +39,6 @@ PROGRAM_FILES = tuple(
 MAX_ROWS = 1000
 MAX_BODY_BYTES = 900_000
 """Below the gateway's limit of 1 MiB."""
-_TAIL_LINES = 20
-_CONNECT_EVERY_S = 0.01
 
 
 class WorkerAnswerError(Exception):
@@ -71,52 +63,13 @@ class Told(TypedDict):
     """The prediction id of each row."""
 
 
-def describe(start: Callable[[list[str]], subprocess.Popen[bytes]], timeout_s: float) -> JSON:
-    """Load a version in its environment and return what it is; see worker.py.
-
-    Parameters
-    ----------
-    start
-        Starts the worker program with the given arguments more, stdout and stderr as pipes.
-
-    Returns
-    -------
-    JSON
-        ``{"ok": True, "format", "feature_names", "n_features", "classes", "task", ...}``, or
-        ``{"ok": False, "error", "traceback"}`` for a model that does not load.
-
-    Raises
-    ------
-    StoppedError
-        PS556 when the program ended without a word, PS557 when it took too long.
-    """
-    process = start(["--describe"])
-    with process:
-        try:
-            told, complaints = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            process.communicate()
-            raise StoppedError(
-                "PS557",
-                f"The model was not loaded after {timeout_s:g} s.",
-                hint="Make loading cheaper: do what takes long in training.",
-            ) from None
-    with contextlib.suppress(ValueError):
-        facts = json.loads(told)
-        if isinstance(facts, dict):
-            return cast("JSON", facts)
-    lines = (complaints or b"").decode(errors="replace").splitlines()[-_TAIL_LINES:]
-    raise _ended(process.returncode, lines)
-
-
 class Worker:
-    """A worker process of ours, asked over its socket. A context manager that also ends it.
+    """A worker program of ours, asked over its socket. A context manager that also ends it.
 
     Parameters
     ----------
-    process
-        Just started, or running; when its stderr is a pipe, its last lines go into errors.
+    program
+        Just started, or running.
     path
         The socket at which it listens, or will.
     start_timeout_s, answer_timeout_s
@@ -125,28 +78,27 @@ class Worker:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        program: Running,
         path: Path,
         *,
         start_timeout_s: float = 120,
         answer_timeout_s: float = 60,
     ) -> None:
-        self._process = process
+        self._program = program
         self._path = path
         self._start_timeout_s = start_timeout_s
         self._answer_timeout_s = answer_timeout_s
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        self._drain = threading.Thread(target=self._read_stderr, daemon=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._connection: Connection | None = None
         self._asked = 0
 
     def __enter__(self) -> Self:
         """Wait until it listens; StoppedError PS556 when it ends first, PS557 when it is late."""
-        self._drain.start()
         try:
-            self._connect()
+            self._connection = Connection(
+                self._program, self._path, start_timeout_s=self._start_timeout_s
+            )
         except BaseException:
-            self._close()
+            self._program.end()
             raise
         return self
 
@@ -156,16 +108,46 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the process, whatever it does."""
-        self._close()
+        """End the program, whatever it does."""
+        self.disconnect()
+        self._program.end()
 
     def disconnect(self) -> None:
         """Free the worker for another connection; it serves one at a time."""
-        self._socket.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def load(self, folder: Path, *, path: str = "own") -> JSON:
+        """Load a version's folder in place of what was loaded, and return what it is.
+
+        Returns
+        -------
+        JSON
+            ``{"ok": True, "format", "feature_names", "n_features", "classes", "task", ...}``, or
+            ``{"ok": False, "error", "code", "hint", "traceback"}`` for a model that does not
+            load.
+
+        Raises
+        ------
+        StoppedError
+            PS556 when the program ended without a word, PS557 when it took too long.
+        """
+        order = json.dumps({"slot": 0, "folder": str(folder), "path": path}).encode()
+        try:
+            reply = self._ask(frames.LOAD, b"load", order, timeout_s=self._start_timeout_s)
+        except StoppedError as error:
+            if error.code != "PS557":
+                raise
+            raise StoppedError(
+                "PS557",
+                f"The model was not loaded after {self._start_timeout_s:g} s.",
+                hint="Make loading cheaper: do what takes long in training.",
+            ) from None
+        return cast("JSON", json.loads(reply.body))
 
     def metadata(self) -> JSON:
-        """Return what `describe` returns and ``rss_bytes``, the memory in use."""
-        reply = self._ask(frames.METADATA, b"metadata", b"")
+        """Return what `load` returns of the version, and ``rss_bytes``, the memory in use."""
+        reply = self._ask(frames.METADATA, b"metadata", b"", timeout_s=self._answer_timeout_s)
         return cast("JSON", json.loads(reply.body))
 
     def predict(self, table: pa.Table, signature: JSON | None) -> Told:
@@ -181,73 +163,33 @@ class Worker:
         parts: list[Told] = []
         for _, body in chunks(table, signature, max_rows=MAX_ROWS):
             self._asked += 1
-            reply = self._ask(frames.V2, b"ask-%d" % self._asked, body)
+            name = b"ask-%d" % self._asked
+            reply = self._ask(frames.V2, name, body, timeout_s=self._answer_timeout_s)
             parts.append(told_by(reply.status, reply.body))
         return merged(parts)
 
-    def _ask(self, kind: int, name: bytes, body: bytes) -> frames.Reply:
+    def _ask(self, kind: int, name: bytes, body: bytes, *, timeout_s: float) -> frames.Reply:
+        assert self._connection is not None, "not entered"
         try:
-            self._socket.sendall(frames.encode_request([frames.RequestPart(kind, name, body)]))
-            (size,) = frames.HEADER.unpack(self._receive(frames.HEADER.size))
-            return frames.decode_reply(memoryview(self._receive(size)))[0]
+            part = frames.RequestPart(kind, name, body)
+            return self._connection.ask(part, timeout_s=timeout_s)[0]
         except TimeoutError:
             raise StoppedError(
                 "PS557",
-                f"The model did not answer within {self._answer_timeout_s:g} s.",
+                f"The model did not answer within {timeout_s:g} s.",
                 hint="Look at its log; a prediction must take milliseconds.",
             ) from None
         except OSError:
             raise self._await_end() from None
 
-    def _receive(self, size: int) -> bytearray:
-        buffer = bytearray(size)
-        rest = memoryview(buffer)
-        while rest:
-            count = self._socket.recv_into(rest)
-            if count == 0:
-                raise ConnectionResetError
-            rest = rest[count:]
-        return buffer
-
-    def _connect(self) -> None:
-        ends_s = time.monotonic() + self._start_timeout_s
-        while time.monotonic() < ends_s:
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                self._socket.connect(str(self._path))
-                self._socket.settimeout(self._answer_timeout_s)
-                return
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_CONNECT_EVERY_S)
-                raise self._await_end()
-        raise StoppedError(
-            "PS557",
-            f"The model was not loaded after {self._start_timeout_s:g} s.",
-            hint="Make loading cheaper: do what takes long in training.",
-        )
-
     def _await_end(self) -> StoppedError:
-        """Say why the process ended; one that lives on without its socket is ended here."""
-        try:
-            code = self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            _kill(self._process)
-            code = self._process.wait()
-        self._drain.join(1)
-        return _ended(code, list(self._tail))
-
-    def _read_stderr(self) -> None:
-        if self._process.stderr is not None:  # unread, a full pipe would block the worker
-            for line in self._process.stderr:
-                self._tail.append(line.decode(errors="replace").rstrip("\n"))
-
-    def _close(self) -> None:
-        self._socket.close()
-        _kill(self._process)
-        self._process.wait()
-        self._drain.join(1)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        """Say why the program ended; one that lives on without its socket is ended here."""
+        ended = self._program.ended(1)
+        if ended is None:
+            self._program.end()
+            ended = self._program.ended(0)
+        assert ended is not None, "it was waited for"
+        return ended.error()
 
 
 def to_v2(table: pa.Table, signature_columns: Sequence[JSON]) -> bytes:
@@ -427,23 +369,3 @@ def _datatype(kind: pa.DataType) -> str:
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
         return "FP64"
     return "BYTES"
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and the group it leads, if it leads one."""
-    if process.poll() is not None:
-        return
-    if os.getpgid(process.pid) == process.pid:
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-
-
-def _ended(code: int, lines: Sequence[str]) -> StoppedError:
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    tail = "".join(f"\n  {line}" for line in lines) or " It said nothing."
-    return StoppedError(
-        "PS556",
-        f"The model's worker ended by itself ({how}).{tail}",
-        hint="Mend what the lines above name: a missing package, code or file of the model.",
-    )

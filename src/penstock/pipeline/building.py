@@ -348,7 +348,10 @@ def store(work: Work, prepared: JSON) -> JSON:
     tools, config = work.tools, work.config()
     lock_digest = str(prepared["lock"])
     staged = work.folder / "version"
-    described = tools.workers.describe(staged, lock_digest)
+    socket = tools.home / "run" / f"d{work.run.id}" / "s"
+    with tools.workers.empty(staged, lock_digest, socket) as worker:
+        described = worker.load(staged)
+    shutil.rmtree(socket.parent, ignore_errors=True)
     work.report("describe").write_text(json.dumps(described), encoding="utf-8")
     evaluation = evaluation_of(work, config)
     signature = None

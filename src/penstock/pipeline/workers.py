@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 from penstock.build.train import interpreter_folders
 from penstock.domain import JSON
 from penstock.inference import asking, exact
+from penstock.inference.programs import Program
 from penstock.ports import Command, Environments, Limits, Sandbox, Use
 
 START_S = 120.0
@@ -32,37 +33,57 @@ class Workers:
     """What each may use."""
 
     def command(
-        self,
-        folder: Path,
-        lock_digest: str,
-        arguments: Sequence[str],
-        *,
-        socket: Path | None,
-        use: Use = Use.WORKER,
+        self, folder: Path, lock_digest: str, socket: Path, *, use: Use = Use.WORKER
     ) -> Command:
         """Return the command that serves a version's folder, for the sandbox."""
+        arguments = ["--folder", str(folder), "--socket", str(socket)]
+        return self._program(lock_digest, arguments, folder, socket, use)
+
+    def host(
+        self,
+        lock_digest: str,
+        socket: Path,
+        pool: Path,
+        *,
+        memory_mb: int | None = None,
+        use: Use = Use.WORKER,
+    ) -> subprocess.Popen[bytes]:
+        """Start a host: it forks workers that serve what lies, or will lie, in a pool.
+
+        Parameters
+        ----------
+        socket
+            Where it takes orders; its workers' sockets must lie in the same folder.
+        pool
+            A folder of versions, all of the lock; read-only for them.
+        memory_mb
+            For the host and all its workers; pages that they share count once.
+        """
+        arguments = ["--host", str(socket)]
+        command = self._program(lock_digest, arguments, pool, socket, use)
+        most = Limits(memory_bytes=(memory_mb or self.memory_mb) << 20, processes=4096)
+        return self.sandbox.start(replace(command, limits=most), stderr=subprocess.PIPE)
+
+    def _program(
+        self, lock_digest: str, arguments: Sequence[str], folder: Path, socket: Path, use: Use
+    ) -> Command:
         python = self.environments.python(lock_digest)
-        argv = [str(python), "-I", str(asking.PROGRAM), "--folder", str(folder), *arguments]
-        if socket is not None:
-            argv += ["--socket", str(socket)]
         return Command(
-            argv=argv,
+            argv=[str(python), "-I", str(asking.PROGRAM), *arguments],
             cwd=folder,
             read=[folder, *asking.PROGRAM_FILES, *interpreter_folders(python)],
-            write=[socket.parent] if socket is not None else [],
+            write=[socket.parent],
             env={"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             use=use,
             limits=Limits(memory_bytes=self.memory_mb << 20),
         )
 
-    def describe(self, folder: Path, lock_digest: str) -> JSON:
-        """Load a version in its own environment and return what it is."""
-
-        def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-            command = self.command(folder, lock_digest, arguments, socket=None, use=Use.CHECK)
-            return self.sandbox.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-        return asking.describe(start, START_S)
+    @contextmanager
+    def empty(self, folder: Path, lock_digest: str, socket: Path) -> Generator[asking.Worker]:
+        """Start a worker of our own that can load a version's folder, and end it."""
+        command = self._program(lock_digest, ["--socket", str(socket)], folder, socket, Use.CHECK)
+        with self._running(command, socket) as worker:
+            yield worker
 
     def offers_trees(self, lock_digest: str) -> bool:
         """Say whether an environment has a library that reads trees exactly."""
@@ -101,9 +122,14 @@ class Workers:
     @contextmanager
     def started(self, folder: Path, lock_digest: str, socket: Path) -> Generator[asking.Worker]:
         """Start a worker of our own for a version's folder, and end it."""
+        command = self.command(folder, lock_digest, socket, use=Use.CHECK)
+        with self._running(command, socket) as worker:
+            yield worker
+
+    @contextmanager
+    def _running(self, command: Command, socket: Path) -> Generator[asking.Worker]:
         socket.parent.mkdir(parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
-        command = self.command(folder, lock_digest, [], socket=socket, use=Use.CHECK)
-        process = self.sandbox.start(command, stderr=subprocess.PIPE)
-        with asking.Worker(process, socket, start_timeout_s=START_S) as worker:
+        program = Program(self.sandbox.start(command, stderr=subprocess.PIPE))
+        with asking.Worker(program, socket, start_timeout_s=START_S) as worker:
             yield worker

@@ -1,19 +1,22 @@
 """The worker: the one program of ours that runs in a model's own environment.
 
-    python -I worker.py --folder DIR --socket PATH    serve the packed version in DIR
-    python -I worker.py --folder DIR --describe       print what it is, as one line of JSON
+    python -I worker.py --folder DIR --socket PATH    serve the packed version in DIR, slot 0
+    python -I worker.py --socket PATH                 serve what orders will load
+    python -I worker.py --host SOCKET                 fork workers, see host.py
 
 With its neighbours it needs the standard library of Python 3.9 and nothing else; it imports a
-framework when the model does. A batch of requests comes as one frame and is one call of the
-model: `requests.understand` turns each body into columns, `Version.predict` asks the model that
-formats.py loaded, `Server.answer` splits, `replies.answered` encodes. A body that cannot be read
-spoils no other, and a batch that the model does not stand is asked body by body.
+framework when the model does. One process serves any number of versions, each in a slot. A batch
+of requests comes as one frame and is one call of each model that it asks: `requests.understand`
+turns each body into columns, `Version.predict` asks the model that formats.py loaded,
+`Server.answer` splits, `replies.answered` encodes. A body that cannot be read spoils no other,
+and a batch that the model does not stand is asked body by body.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -27,25 +30,37 @@ import types
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 if TYPE_CHECKING:
-    from penstock.inference.program import bodies, formats, frames, replies, requests, rows
+    from penstock.inference.program import (
+        bodies,
+        formats,
+        frames,
+        host,
+        orders,
+        own_modules,
+        replies,
+        requests,
+        rows,
+    )
     from penstock.inference.program.rows import Answer, AnswerError
 else:
     # A package of its own name, so that our folder is not on the model's path.
     _package = sys.modules["penstock_worker"] = types.ModuleType("penstock_worker")
     _package.__path__ = [str(Path(__file__).parent)]
-    from penstock_worker import bodies, formats, frames, replies, requests, rows
+    from penstock_worker import (
+        bodies,
+        formats,
+        frames,
+        host,
+        orders,
+        own_modules,
+        replies,
+        requests,
+        rows,
+    )
     from penstock_worker.rows import Answer, AnswerError
-
-
-class Pending(NamedTuple):
-    """A request that was read and awaits its answer."""
-
-    place: int
-    """In the frame."""
-    request: requests.Request
 
 
 class Version:
@@ -61,16 +76,20 @@ class Version:
 
     def __init__(self, folder: Path, path: str = "own") -> None:
         started = time.perf_counter()
+        folder = folder.resolve()
         self.manifest: dict[str, Any] = json.loads((folder / "penstock.json").read_text("utf-8"))
         signature: dict[str, Any] | None = self.manifest.get("signature")
         self.columns = bodies.signature_columns(signature)
         told = signature or self.manifest
         task = told.get("task") or self.manifest.get("task")
         stated = rows.Stated(task, told.get("classes"), told.get("positive"))
-        for place in (folder / "code" / "src", folder / "code"):
-            sys.path.insert(0, str(place))
         source = formats.Source(folder, folder / self.manifest["path"], self.manifest, stated)
-        self.model = formats.load(source, path)
+        self.own = own_modules.OwnModules(folder)
+        self.own.enter()
+        try:
+            self.model = formats.load(source, path)
+        finally:
+            self.own.leave()
         self.path = path
         self.about = replies.About(
             self.manifest["model"], self.manifest["number"], self.model.classes
@@ -90,50 +109,139 @@ class Version:
         }
 
     def predict(self, asked: bodies.Asked) -> Answer:
-        """Ask the model once; AnswerError when it does not answer row by row."""
+        """Ask the model once, with its own modules in place.
+
+        Raises
+        ------
+        AnswerError
+            It does not answer row by row.
+        """
         answer = self._ask(asked)
         if len(answer.prediction) != asked.rows:
             raise AnswerError(f"{len(answer.prediction)} answers for {asked.rows} rows")
         return answer
 
 
-class Server:
-    """Answers frames, one at a time."""
+class Pending(NamedTuple):
+    """A request that was read and awaits its answer."""
 
-    def __init__(self, version: Version) -> None:
-        self.version = version
+    place: int
+    """In the frame."""
+    version: Version
+    request: requests.Request
+
+
+class Server:
+    """Answers frames, one at a time.
+
+    Parameters
+    ----------
+    slots
+        The versions that are loaded, by slot; orders change them.
+    """
+
+    def __init__(self, slots: dict[int, Version] | None = None) -> None:
+        self.slots = slots or {}
+        self._entered: Version | None = None
 
     def answer(self, parts: Sequence[frames.RequestPart]) -> list[frames.Reply]:
         """Return the replies to the parts of one frame, in their order."""
         replied: dict[int, frames.Reply] = {}
-        groups: dict[tuple[bodies.Column, ...], list[Pending]] = {}
+        groups: dict[tuple[Version, tuple[bodies.Column, ...]], list[Pending]] = {}
         for place, part in enumerate(parts):
             name = part.id.decode("utf-8", "replace")
-            if part.kind == frames.METADATA:
-                facts = {**self.version.describe(), "rss_bytes": _rss_bytes()}
-                replied[place] = frames.Reply(200, name, 0, replies.plain(facts))
-                continue
             try:
+                if part.kind == frames.METADATA or part.kind >= frames.LOAD:
+                    self._answer(groups, replied)  # what came before the order
+                    replied[place] = orders.reply(part, 200, self._obey(part))
+                    continue
+                version = self._in(part.slot)
                 request = requests.understand(
-                    part.kind, part.body, self.version.columns, id=name, wants=part.wants
+                    part.kind, part.body, version.columns, id=name, wants=part.wants
                 )
+            except orders.OrderError as error:
+                replied[place] = orders.reply(part, error.status, error.told)
             except bodies.RequestError as error:
                 replied[place] = replies.refused(
                     error.status, error.id, error.code, str(error), part.kind
                 )
             else:
                 columns = request.asked.columns
-                signed = columns is self.version.columns  # the usual case, not hashed
-                groups.setdefault(() if signed else columns, []).append(Pending(place, request))
-        for group in groups.values():
-            replied.update(zip((pending.place for pending in group), self._ask(group)))
+                signed = columns is version.columns  # the usual case, not hashed
+                pending = Pending(place, version, request)
+                groups.setdefault((version, () if signed else columns), []).append(pending)
+        self._answer(groups, replied)
         return [replied[place] for place in range(len(parts))]
 
-    def _ask(self, group: list[Pending]) -> list[frames.Reply]:
-        """Ask the model once for requests with the same columns."""
+    def _answer(self, groups: dict[Any, list[Pending]], replied: dict[int, frames.Reply]) -> None:
+        for group in groups.values():
+            replied.update(zip((pending.place for pending in group), self._ask(group)))
+        groups.clear()
+
+    def _obey(self, part: frames.RequestPart) -> dict[str, Any]:
+        """Do what the gateway orders, and return what is to be told."""
+        if part.kind == frames.METADATA:
+            return {**self._in(part.slot).describe(), "rss_bytes": _rss_bytes()}
+        order = orders.read(part)
+        slot = order.get("slot", part.slot)
+        if part.kind not in (frames.LOAD, frames.UNLOAD):
+            raise orders.refused(part, "a worker does not know it", "It knows LOAD and UNLOAD.")
+        if type(slot) is not int or not 0 <= slot < 1 << 16:
+            raise orders.refused(part, f"slot is {slot!r}", "A slot is a number below 65536.")
+        self._unload(slot)
+        if part.kind == frames.UNLOAD:
+            return {"slot": slot, "rss_bytes": _rss_bytes()}
+        return self._load(slot, order)
+
+    def _load(self, slot: int, order: dict[str, Any]) -> dict[str, Any]:
+        self._enter(None)
         try:
-            answer = self.version.predict(_joined([pending.request.asked for pending in group]))
-        except Exception as error:  # noqa: BLE001  whatever a model raises is told, not died of
+            version = Version(Path(str(order.get("folder"))), str(order.get("path", "own")))
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            told = _hindrance(error)
+            error.__traceback__ = None  # its frames hold what was loaded so far
+            _give_back()
+            raise told from None
+        self.slots[slot] = version
+        _keep()
+        return {**version.describe(), "slot": slot, "rss_bytes": _rss_bytes()}
+
+    def _unload(self, slot: int) -> None:
+        version = self.slots.pop(slot, None)
+        if version is not None:
+            if version is self._entered:
+                self._enter(None)
+            version.own.forget()
+            del version
+            if not self.slots:
+                gc.unfreeze()  # not while others are: it copies what a host shares with us
+            _give_back()
+
+    def _in(self, slot: int) -> Version:
+        version = self.slots.get(slot)
+        if version is None:
+            what = f"No version is loaded in slot {slot}."
+            hint = "Ask again: it is loaded when it is asked for."
+            raise orders.OrderError(503, "PS522", what, hint)
+        return version
+
+    def _enter(self, version: Version | None) -> None:
+        """Put a version's own modules in place of those of the one before it."""
+        if version is self._entered:
+            return
+        if self._entered is not None:
+            self._entered.own.leave()
+        self._entered = version
+        if version is not None:
+            version.own.enter()
+
+    def _ask(self, group: list[Pending]) -> list[frames.Reply]:
+        """Ask a model once for requests with the same columns."""
+        version = group[0].version
+        try:
+            self._enter(version)
+            answer = version.predict(_joined([pending.request.asked for pending in group]))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  told, not died of
             if len(group) > 1:
                 return [self._ask([pending])[0] for pending in group]
             code, sentence = "PS554", f"The model raised {type(error).__name__}: {error}"
@@ -147,17 +255,18 @@ class Server:
             rows = slice(start, start + pending.request.asked.rows)
             probability = None if answer.probability is None else answer.probability[rows]
             part = Answer(answer.prediction[rows], probability)
-            told.append(replies.answered(pending.request, part, self.version.about))
+            told.append(replies.answered(pending.request, part, version.about))
             start = rows.stop
         return told
 
-    def serve(self, path: str) -> None:
+    def serve(self, path: str, listening: Callable[[], None] = lambda: None) -> None:
         """Listen at `path` until killed; one connection at a time, one frame at a time."""
         with contextlib.suppress(FileNotFoundError):
             Path(path).unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen(16)
+        listening()
         while True:
             connection, _ = listener.accept()
             with connection, contextlib.suppress(ConnectionError, frames.FrameError):
@@ -206,43 +315,66 @@ def _rss_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _describe(folder: Path) -> dict[str, Any]:
-    try:
-        return Version(folder).describe()
-    except Exception as error:  # noqa: BLE001  why a model does not load is the answer
-        told: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
-        if isinstance(error, formats.LoadError):
-            told = {"error": str(error), "code": error.code, "hint": error.hint}
-        return {"ok": False, **told, "traceback": traceback.format_exc()}
+def _hindrance(error: BaseException) -> orders.OrderError:
+    """Say why a version does not load."""
+    code, hint, what = "PS572", "", f"{type(error).__name__}: {error}"
+    if isinstance(error, formats.LoadError):
+        code, hint, what = error.code, error.hint, str(error)
+    return orders.OrderError(500, code, what, hint, ok=False, traceback=traceback.format_exc())
+
+
+def _keep() -> None:
+    """Keep what was imported and loaded out of the collector's sight.
+
+    To look through it at each full collection takes tens of milliseconds, which one request in
+    some hundreds would wait for.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _give_back() -> None:
+    """Return to the machine what is not in use any more."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # only the GNU library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _fork_workers(path: str) -> None:
+    os.dup2(2, 1)  # nobody reads what frameworks print
+
+    def serve(at: str, listening: Callable[[], None]) -> None:
+        Server().serve(at, listening)
+
+    host.Host(path, serve, Path(__file__).resolve()).run()
 
 
 def main() -> None:
     """Run the program."""
-    parser = argparse.ArgumentParser(description="Serve one packed version of a model.")
-    parser.add_argument("--folder", required=True, type=Path)
+    parser = argparse.ArgumentParser(description="Serve packed versions of models.")
+    parser.add_argument("--folder", type=Path, help="a version to serve in slot 0")
     parser.add_argument("--path", default="own", help="which call of the model answers")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--socket", help="where to listen")
-    task.add_argument("--describe", action="store_true", help="print one line of JSON and end")
+    task.add_argument("--host", help="where to listen for orders to fork workers")
+    parser.add_argument("--listens", type=int, help="a descriptor that is told of it")
     options = parser.parse_args()
-    folder = options.folder.resolve()
     sys.dont_write_bytecode = True  # the folder is what its digest says, and stays so
-    if options.describe:
-        answer = os.dup(1)
-        os.dup2(2, 1)  # what the model prints while it loads must not spoil the line
-        line = json.dumps(_describe(folder)) + "\n"
-        os.write(answer, line.encode())
+    if options.host:
+        _fork_workers(options.host)
         return
-    try:
-        version = Version(folder, options.path)
-    except formats.LoadError as error:
-        cause = "" if error.__cause__ is None else traceback.format_exc()
-        sys.exit(f"{cause}{error.code} {error} {error.hint}")
-    # What was imported and loaded stays: to look through it at each full collection takes the
-    # collector tens of milliseconds, which one request in some hundreds would wait for.
-    gc.collect()
-    gc.freeze()
-    Server(version).serve(options.socket)
+    slots: dict[int, Version] = {}
+    if options.folder is not None:
+        try:
+            slots[0] = Version(options.folder, options.path)
+        except formats.LoadError as error:
+            cause = "" if error.__cause__ is None else traceback.format_exc()
+            sys.exit(f"{cause}{error.code} {error} {error.hint}")
+        _keep()
+    told = options.listens
+    Server(slots).serve(
+        options.socket, lambda: None if told is None else host.tell_listening(told)
+    )
 
 
 if __name__ == "__main__":
