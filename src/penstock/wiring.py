@@ -248,9 +248,11 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
     """Answer predictions until told to stop."""
     from penstock.build.trust import provenance
     from penstock.inference.gateway.application import Gateway
+    from penstock.inference.gateway.explaining import Explainer
     from penstock.inference.gateway.handover import Handover
     from penstock.inference.gateway.serving import serve
     from penstock.inference.gateway.settings import GatewaySettings
+    from penstock.pipeline.backgrounds import Backgrounds
     from penstock.records import rollouts
 
     handover = Handover.taken(os.environ)
@@ -284,6 +286,10 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
         home / "log",
         home / "run" / "routes.json",
         clock,
+        Explainer(
+            (sys.executable, "-m", "penstock.pipeline.local_explainer"),
+            Backgrounds(records, kept, home / "run" / "background"),
+        ),
     )
     gateway.settled = handover.say
     serve(gateway, settings.host, settings.predict_port, handover)

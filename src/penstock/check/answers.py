@@ -7,13 +7,17 @@ test) they do not know, so none of them can be fooled by code of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+_INTEGRAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
+_BOOLEANS = {"true": "1", "false": "0"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +61,30 @@ def same_class(value: object, classes: tuple[object, ...]) -> int | None:
         if str(one) == str(value):
             return index
     return None
+
+
+def class_text(value: object) -> str:
+    """Spell a class so that 1, 1.0, True and "1" are one class.
+
+    Labels come from files and over HTTP, answers from the model: the same class need not have
+    the same type on both sides.
+
+    Examples
+    --------
+    >>> [class_text(value) for value in (1, 1.0, True, "1", "1.0", "true", "yes", "01")]
+    ['1', '1', '1', '1', '1', '1', 'yes', '01']
+    """
+    text = str(value)
+    if _INTEGRAL.fullmatch(text):
+        return text.partition(".")[0]
+    return _BOOLEANS.get(text.lower(), text)
+
+
+def class_texts(values: Iterable[Any]) -> list[str]:
+    """Spell many classes; each distinct value once."""
+    found = list(values)
+    spelling = {value: class_text(value) for value in dict.fromkeys(found)}
+    return [spelling[value] for value in found]
 
 
 class AskError(Exception):

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from penstock.check.answers import Answers
-from penstock.check.measures import MEASURES, Measure, Rows, class_text, delong
+from penstock.check.answers import Answers, class_text
+from penstock.check.measures import MEASURES, Measure, Rows, delong
 from penstock.check.quality import ROWS_MIN, Z, judged_rows, number
 from penstock.domain import CheckResult, Verdict
 

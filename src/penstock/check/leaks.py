@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
-from penstock.check.measures import class_texts
+from penstock.check.answers import class_texts
 from penstock.domain import JSON, Verdict
 
 Floats = NDArray[np.float64]

@@ -7,8 +7,7 @@ AUC of one class) is NaN, and its user says undecided.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,36 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from penstock.check.answers import Answers
+from penstock.check.answers import Answers, class_text, class_texts
 
 Floats = NDArray[np.float64]
-_INTEGRAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
-_BOOLEANS = {"true": "1", "false": "0"}
 _LEAST_PROBABILITY = 1e-15
-
-
-def class_text(value: object) -> str:
-    """Spell a class so that 1, 1.0, True and "1" are one class.
-
-    Labels come from files and over HTTP, answers from the model: the same class need not have
-    the same type on both sides.
-
-    Examples
-    --------
-    >>> [class_text(value) for value in (1, 1.0, True, "1", "1.0", "true", "yes", "01")]
-    ['1', '1', '1', '1', '1', '1', 'yes', '01']
-    """
-    text = str(value)
-    if _INTEGRAL.fullmatch(text):
-        return text.partition(".")[0]
-    return _BOOLEANS.get(text.lower(), text)
-
-
-def class_texts(values: Iterable[Any]) -> list[str]:
-    """Spell many classes; each distinct value once."""
-    found = list(values)
-    spelling = {value: class_text(value) for value in dict.fromkeys(found)}
-    return [spelling[value] for value in found]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

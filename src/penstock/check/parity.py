@@ -14,9 +14,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from penstock.check.answers import Answers, Ask, AskError, equal_answers, numeric
+from penstock.check.answers import (
+    Answers,
+    Ask,
+    AskError,
+    class_texts,
+    equal_answers,
+    numeric,
+)
 from penstock.check.evaluation import plain_column
-from penstock.check.measures import class_texts
 from penstock.domain import JSON, CheckResult, Verdict
 
 QUESTIONS = {

@@ -21,10 +21,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from penstock.check.answers import Answers
+from penstock.check.answers import Answers, class_texts
 from penstock.check.comparison import Difference, decide
 from penstock.check.drift import drift, reference_profile
-from penstock.check.measures import class_texts
 from penstock.check.quality import (
     ROWS_MIN,
     Z,

@@ -22,7 +22,7 @@ from penstock.domain import (
     RunState,
     Verification,
 )
-from penstock.errors import ConflictError, NotFoundError
+from penstock.errors import ConflictError, NotAllowedError, NotFoundError
 from penstock.pipeline import exporting, proving
 from penstock.pipeline.proving import Places
 from penstock.ports import ArtifactStore, Engine
@@ -219,6 +219,12 @@ class Acts:
         with self.database.read() as connection:
             runs.version_of(connection, model, number)
             of = documents.get(connection, model, number, name)
+            if name in documents.PRIVATE:
+                raise NotAllowedError(
+                    "PS867",
+                    f'The document "{name}" of {model}@{number} stays on the server.',
+                    hint="It holds rows of data; what rests on them is in the other documents.",
+                )
         return of, exporting.stored(self.store, of.digest)
 
     def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:

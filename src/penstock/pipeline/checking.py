@@ -24,11 +24,10 @@ from penstock.errors import PenstockError, StoppedError
 from penstock.inference.asking import Worker, WorkerAnswerError
 from penstock.monitor.period import reference
 from penstock.pipeline import explaining, fairness, keeping, surroundings
+from penstock.pipeline.answering import answers_of, ask_through
 from penstock.pipeline.surroundings import Champion
 from penstock.pipeline.tools import (
     Work,
-    answers_of,
-    ask_through,
     evaluation_of,
     reasons,
     worst,

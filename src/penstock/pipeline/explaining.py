@@ -12,14 +12,13 @@ from typing import cast
 
 import pyarrow as pa
 
-from penstock.check.answers import Ask
+from penstock.check.answers import Ask, class_text
 from penstock.check.evaluation import Evaluation
 from penstock.check.explanation import change, report
 from penstock.check.explanation.exact import Exact
-from penstock.check.measures import class_text
 from penstock.domain import JSON, CheckResult
 from penstock.errors import NotFoundError
-from penstock.pipeline import keeping
+from penstock.pipeline import backgrounds, keeping
 from penstock.pipeline.tools import Work, worst
 from penstock.records import documents, rollouts
 
@@ -40,10 +39,12 @@ def explain(work: Work, ask: Ask, evaluation: Evaluation, folder: Path) -> None:
     if settings.off:
         work.end("explain", "skipped", "[explain] off is set")
         return
+    columns = [str(column["name"]) for column in version.signature["columns"]]
+    backgrounds.keep(work, evaluation.for_columns(columns))
     subject = report.Subject(
         ask,
         evaluation,
-        columns=[str(column["name"]) for column in version.signature["columns"]],
+        columns=columns,
         task=str(version.signature["task"]),
         only=settings.columns,
         exact=_exact(work, folder),

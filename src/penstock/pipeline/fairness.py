@@ -10,7 +10,8 @@ from penstock.check.evaluation import Evaluation
 from penstock.check.fairness import change, report
 from penstock.domain import CheckResult, Version
 from penstock.pipeline import keeping, surroundings
-from penstock.pipeline.tools import Work, answers_of, read_told, reasons, worst
+from penstock.pipeline.answering import answers_of
+from penstock.pipeline.tools import Work, read_told, reasons, worst
 
 
 def fairness(work: Work, evaluation: Evaluation) -> None:

@@ -17,9 +17,9 @@ from penstock.check import own
 from penstock.check.own import Ended
 from penstock.config import OwnCheck
 from penstock.domain import JSON
+from penstock.pipeline.answering import answers_of
 from penstock.pipeline.tools import (
     Work,
-    answers_of,
     evaluation_file,
     evaluation_of,
     read_told,

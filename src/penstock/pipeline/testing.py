@@ -23,7 +23,8 @@ from penstock.domain import JSON, CheckResult, Environment, RunState, Verdict, V
 from penstock.errors import StoppedError
 from penstock.inference.endpoint import Endpoint
 from penstock.pipeline import carding
-from penstock.pipeline.tools import Work, answers_of, evaluation_of, reasons, worst
+from penstock.pipeline.answering import answers_of
+from penstock.pipeline.tools import Work, evaluation_of, reasons, worst
 from penstock.records import rollouts, runs
 
 READY_S = 120.0

@@ -9,18 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import pyarrow as pa
-
 from penstock.build.data.sources import Sources
-from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation, read_evaluation
 from penstock.check.gate import decides
 from penstock.config import LimitSettings, ModelConfig
 from penstock.deploy import rollout
 from penstock.domain import JSON, CheckResult, Document, Environment, Run, Verdict, Version
 from penstock.errors import PenstockError
-from penstock.inference.asking import Told, WorkerAnswerError
+from penstock.inference.asking import Told
 from penstock.inference.endpoint import Endpoint
 from penstock.pipeline.workers import Workers
 from penstock.ports import (
@@ -236,30 +232,6 @@ def evaluation_of(work: Work, config: ModelConfig) -> Evaluation | None:
     return read_evaluation(evaluation_file(work, config.evaluate.ending), config.evaluate)
 
 
-def answers_of(told: Told, signature: JSON | None) -> Answers:
-    """Turn what a version told into what checks read."""
-    classes = told["classes"]
-    probability = told["probability"]
-    return Answers(
-        prediction=_array(told["prediction"]),
-        probability=None if probability is None else np.asarray(probability, dtype=np.float64),
-        classes=None if classes is None else tuple(classes),
-        positive=None if signature is None else signature.get("positive"),
-    )
-
-
-def ask_through(predict: Callable[[pa.Table], Told], signature: JSON | None) -> Ask:
-    """Return an `Ask` over anything that predicts tables."""
-
-    def ask(table: pa.Table) -> Answers:
-        try:
-            return answers_of(predict(table), signature)
-        except WorkerAnswerError as error:
-            raise AskError(error.status, error.message) from error
-
-    return ask
-
-
 def written(told: Told) -> JSON:
     """Return a version's answers as JSON, to be kept beside the run."""
     return dict(told)
@@ -283,11 +255,6 @@ def reasons(results: Sequence[CheckResult]) -> str:
     """Return the sentences of what did not pass, or how many passed."""
     told = [f"{r.check}: {r.summary}" for r in results if r.verdict is not Verdict.PASSED]
     return "; ".join(told) or f"{len(results)} check{'' if len(results) == 1 else 's'} passed"
-
-
-def _array(values: list[Any]) -> np.ndarray[Any, np.dtype[Any]]:
-    array = np.asarray(values)
-    return array if array.dtype.kind in "iufb" else np.asarray(values, dtype=object)
 
 
 Stretch = Callable[[str], Awaitable[None]]

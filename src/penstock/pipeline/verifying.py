@@ -28,8 +28,9 @@ from penstock.deploy import rollout
 from penstock.domain import JSON, Verification, Version
 from penstock.errors import PenstockError, StoppedError
 from penstock.pipeline import building, proving
+from penstock.pipeline.answering import answers_of
 from penstock.pipeline.proving import Finding, Places
-from penstock.pipeline.tools import Tools, Work, answers_of
+from penstock.pipeline.tools import Tools, Work
 from penstock.ports import Environments
 from penstock.records import documents, runs, verifications
 

@@ -11,6 +11,9 @@ from penstock.domain import Document
 from penstock.errors import NotFoundError
 from penstock.records.schema import document, kept_step
 
+PRIVATE = frozenset({"background"})
+"""Rows of people, kept for the gateway alone: no page, no export and no API shows them."""
+
 
 def add(connection: sa.Connection, of: Document) -> None:
     """Keep a document; one of the same name is replaced (its step was done again)."""
@@ -29,10 +32,11 @@ def add(connection: sa.Connection, of: Document) -> None:
 
 
 def documents(connection: sa.Connection, model: str, number: int) -> list[Document]:
-    """Return a version's documents by name."""
+    """Return a version's documents by name, those aside that stay on the server."""
     query = (
         sa.select(document)
         .where(document.c.model == model, document.c.number == number)
+        .where(document.c.name.not_in(PRIVATE))
         .order_by(document.c.name)
     )
     return [Document(**row) for row in connection.execute(query).mappings()]

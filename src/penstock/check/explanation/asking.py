@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from penstock.check.answers import Answers, Ask, AskError
-from penstock.check.measures import class_text, class_texts
+from penstock.check.answers import Answers, Ask, AskError, class_text, class_texts
 from penstock.domain import JSON
 
 Floats = NDArray[np.float64]
@@ -122,6 +121,8 @@ class Meter:
     """Seconds."""
     told: Callable[[float, float], None] = _silent
     """Told the share of the budget that is spent and the seconds that are left."""
+    batch_s: float = BATCH_S
+    """How long one batch should take."""
     spent: dict[str, Spent] = field(default_factory=dict[str, Spent])
     """By part, in the order of the work."""
     cost_s: float = 0.0
@@ -189,7 +190,7 @@ class Meter:
         """Return how many rows are asked at once now."""
         if self.cost_s <= 0:
             return BATCH_ROWS if any(one.rows for one in self.spent.values()) else _FIRST_ROWS
-        return max(1, min(BATCH_ROWS, int(BATCH_S / self.cost_s)))
+        return max(1, min(BATCH_ROWS, int(self.batch_s / self.cost_s)))
 
     def _once(self, part: pa.Table) -> Answers:
         began = self.clock()
@@ -222,3 +223,16 @@ def _joined(parts: list[Answers]) -> Answers:
         first.classes,
         first.positive,
     )
+
+
+def plain(value: Any) -> Any:
+    """Return plain JSON: nine digits that count, no NaN, nothing of numpy's."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in cast("dict[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in cast("list[Any]", value)]
+    if isinstance(value, np.generic):
+        value = cast("Any", value).item()
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value

@@ -7,9 +7,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.check.answers import Answers
+from penstock.check.answers import Answers, class_texts
 from penstock.check.explanation.asking import Floats, Target
-from penstock.check.measures import class_texts
 
 Chosen = list[tuple[str, int]]
 """Why a row is shown, and its number."""

@@ -7,7 +7,6 @@ share of the budget and hands on what it does not need.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,11 +14,11 @@ import numpy as np
 
 from penstock.check.answers import Answers, AskError
 from penstock.check.explanation import dependence, words
-from penstock.check.explanation.asking import Meter, OutOfTimeError, Target, target_of
+from penstock.check.explanation.asking import Meter, OutOfTimeError, Target, plain, target_of
 from penstock.check.explanation.importance import Shuffling, Unit
 from penstock.check.explanation.likeness import alike, grouped, kind_of
 from penstock.check.explanation.rows import add_exact, rows_one_by_one
-from penstock.check.explanation.work import Explaining, Plan, Subject, python_value
+from penstock.check.explanation.work import Explaining, Plan, Subject
 from penstock.check.quality import higher_is_better, primary_metric
 from penstock.domain import JSON, CheckResult, Verdict
 
@@ -82,7 +81,7 @@ def explain(subject: Subject, *, budget_s: float = 60.0, plan: Plan | None = Non
     report["skipped"] = work.skipped
     report["spent"] = meter.report()
     report["text"] = words.told(report)
-    return cast("JSON", _plain(report))
+    return cast("JSON", plain(report))
 
 
 def result(report: JSON) -> CheckResult:
@@ -300,15 +299,3 @@ def _both(first: Answers, rest: Answers) -> Answers:
         shares = np.concatenate([first.probability, rest.probability])
     predictions = np.concatenate([first.prediction, rest.prediction])
     return Answers(predictions, shares, first.classes, first.positive)
-
-
-def _plain(value: Any) -> Any:
-    """Return plain JSON: six digits that count, no NaN."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in cast("dict[str, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in cast("list[Any]", value)]
-    value = python_value(value)
-    if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
-    return value

@@ -92,6 +92,16 @@ class Sampler:
             [random.permutation(self._behind) for _ in range(self._rows)]
         ) if self._rows else np.zeros((0, self._behind), dtype=np.int64)  # fmt: skip
 
+    @property
+    def players(self) -> Sequence[Player]:
+        """The players, in the order of the values."""
+        return self._players
+
+    @property
+    def background_rows(self) -> int:
+        """How many rows say what is usual."""
+        return self._behind
+
     def round(self, rows: Numbers) -> None:
         """Sample one pair more of each of some rows; raises what `Meter.answers` does."""
         each = max(2 * (len(self._players) - 1), 1)

@@ -23,6 +23,7 @@ from penstock.domain import Deployment, Environment, Role
 from penstock.inference.gateway import openapi
 from penstock.inference.gateway.answers import Answer, RefusedError, refused, told
 from penstock.inference.gateway.batching import Failure
+from penstock.inference.gateway.explaining import Explainer, Explaining
 from penstock.inference.gateway.handover import Word
 from penstock.inference.gateway.metadata import (
     model_index,
@@ -97,9 +98,11 @@ class Gateway:
         Holds ``<environment>/<model>/`` with the segments of the prediction log.
     cache
         File for the last routes; the folder around it gets the workers' sockets.
+    explainer
+        What explains single answers; None explains none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  all that wiring hands over
         self,
         settings: GatewaySettings,
         routes: Callable[[], Sequence[Deployment]],
@@ -107,8 +110,11 @@ class Gateway:
         log_root: Path,
         cache: Path,
         clock: Callable[[], datetime],
+        explainer: Explainer | None = None,
     ) -> None:
         self._settings = settings
+        self._explainer = explainer
+        self._explaining: Explaining | None = None
         self._hosts = LOOPBACK.union(name.lower() for name in settings.allowed_hosts)
         self._read_routes = routes
         self._start_worker = start_worker
@@ -152,6 +158,8 @@ class Gateway:
         log = PredictionLog(self._log_root, clock_us=self._now_us)
         sockets = self._settings.sockets or self._cache.parent
         self._started = Predictions(self._settings, log, self._clock, self._start_worker, sockets)
+        quietly = self._started.ask_quietly
+        self._explaining = Explaining(self._explainer, quietly, self._settings.deadline_s)
         cached = await asyncio.to_thread(_read_cache, self._cache)
         if cached is not None:
             self._apply(cached)
@@ -164,6 +172,8 @@ class Gateway:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._predictions.copies.stop()
+        if self._explaining is not None:
+            await self._explaining.stop()
         await self._predictions.fleet.stop()
         await asyncio.to_thread(self._predictions.log.close)
 
@@ -255,6 +265,10 @@ class Gateway:
         with self._predictions.room.held(declared(headers, self._settings)):
             body = form.body(await body_of(headers, receive, self._settings))
             model = call.model or self._only_model(call.environment)
+            if call.action is Action.EXPLAIN:
+                assert self._explaining is not None, "made at the start"
+                meant = self._predictions.version(call.environment, model, call.number)
+                return await self._explaining.answer(meant, body)
             return await self._predictions.answer(
                 Question(call.environment, model, call.number, form.kind, body, form.wants, *said)
             )

@@ -63,6 +63,9 @@ class Ticket:
     """Whether the champion can be asked when this fails; then it is not tried again here."""
     instead_of: tuple[Ticket, Outcome] | None = None
     """The challenger's failed attempt that this one makes good."""
+    quiet: bool = False
+    """One of the rows that explain an answer: no log has it, and it travels only when nothing
+    else waits."""
     deaths: int = 0
     """How many workers died with this request in their hands."""
     within_s: float = inf
@@ -83,13 +86,17 @@ class Backlog:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._waiting: deque[Ticket] = deque()
+        self._quiet: deque[Ticket] = deque()
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._quiet)
 
     def push(self, ticket: Ticket) -> bool:
         """Let a request wait; False when there is no room."""
+        if ticket.quiet:  # bounded by who asks: one at a time
+            self._quiet.append(ticket)
+            return True
         if not self._has_room(ticket):
             self._forget_ended()
             if not self._has_room(ticket):
@@ -118,12 +125,16 @@ class Backlog:
             self._bytes -= len(ticket.body)
             if batch and batch[-1].alone:
                 break
+        while not batch and self._quiet:
+            ticket = self._quiet.popleft()
+            batch += [] if ticket.future.done() else [ticket]
         return batch
 
     def clear(self) -> list[Ticket]:
         """Take everything out."""
-        waiting = [ticket for ticket in self._waiting if not ticket.future.done()]
+        waiting = [one for one in (*self._waiting, *self._quiet) if not one.future.done()]
         self._waiting.clear()
+        self._quiet.clear()
         self._bytes = 0
         return waiting
 
@@ -132,8 +143,8 @@ class Backlog:
         return fits and len(self._waiting) < self._max_requests
 
     def _forget_ended(self) -> None:
-        waiting = self.clear()
-        self._waiting.extend(waiting)
+        waiting = [ticket for ticket in self._waiting if not ticket.future.done()]
+        self._waiting = deque(waiting)
         self._bytes = sum(len(ticket.body) for ticket in waiting)
 
 

@@ -202,6 +202,12 @@ def _operations() -> dict[str, tuple[str, Schema]]:
         },
         parameters=[_HEAD_LENGTH],
     )
+    explain = _post(
+        "Why a version answers so",
+        {"application/json": _ref("InferRequest")},
+        {"application/json": {"type": "object"}},
+    )
+    explain[1]["responses"]["200"]["headers"] = {"Penstock-Version": _ANSWERED["Penstock-Version"]}
     invoke = _post(
         "Ask a model, MLflow",
         {
@@ -218,6 +224,7 @@ def _operations() -> dict[str, tuple[str, Schema]]:
     for version in ("", "/versions/{NUMBER}"):
         named |= {
             f"/v2/models/{{MODEL}}{version}/infer": infer,
+            f"/v2/models/{{MODEL}}{version}/explain": explain,
             f"/v2/models/{{MODEL}}{version}": model,
             f"/v2/models/{{MODEL}}{version}/ready": ready,
             f"/models/{{MODEL}}{version}/invocations": invoke,

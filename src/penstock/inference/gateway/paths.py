@@ -16,6 +16,7 @@ class Action(Enum):
     INFER = "infer"
     INVOKE = "invocations"
     INDEX = "index"
+    EXPLAIN = "explain"
     MODEL = "model"
     MODEL_READY = "model ready"
     MODEL_VERSION = "model version"
@@ -27,7 +28,7 @@ class Action(Enum):
     OPENAPI = "openapi"
 
 
-_POSTED = frozenset({Action.INFER, Action.INVOKE, Action.INDEX})
+_POSTED = frozenset({Action.INFER, Action.INVOKE, Action.EXPLAIN, Action.INDEX})
 
 
 class Call(NamedTuple):
@@ -52,6 +53,7 @@ _PATHS = tuple(
     for pattern, action in (
         (rf"/v2/models/{_NAME}{_VERSION}/infer", Action.INFER),
         (rf"/models/{_NAME}{_VERSION}/invocations", Action.INVOKE),
+        (rf"/v2/models/{_NAME}{_VERSION}/explain", Action.EXPLAIN),
         (r"/invocations", Action.INVOKE),
         (rf"/v2/models/{_NAME}{_VERSION}", Action.MODEL),
         (rf"/v2/models/{_NAME}{_VERSION}/ready", Action.MODEL_READY),

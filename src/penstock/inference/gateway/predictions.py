@@ -38,7 +38,7 @@ from penstock.inference.gateway.sticky import (
 from penstock.inference.gateway.workers import Fleet, StartWorker, attempt_s
 from penstock.inference.prediction_log.segments import Entry, PredictionLog
 from penstock.inference.prediction_log.segments import Outcome as Logged
-from penstock.inference.program.frames import JSON_MEDIA, Reply
+from penstock.inference.program.frames import JSON_MEDIA, V2, Reply
 
 EXPLICIT = "explicit"
 """Role in the log of a request that named its version: no canary counts it."""
@@ -123,6 +123,39 @@ class Predictions:
             del arrived[number]
             self._active.add(key)
 
+    def version(self, environment: Environment, model: str, number: int | None) -> Deployment:
+        """Return the version that is meant: the champion, unless its number is given.
+
+        Raises
+        ------
+        RefusedError
+            PS501, PS502 it does not run; PS503 it is not ready.
+        """
+        routes = self.routes.get((environment.value, model))
+        if routes is None:
+            raise RefusedError(unknown_model(model, environment))
+        if number is not None and number not in routes.running:
+            raise RefusedError(unknown_version(routes, number))
+        champion = routes.champion or routes.challenger
+        found = champion if number is None else routes.running[number]
+        if found is None or not self.fleet.is_ready(found):
+            raise RefusedError(not_ready(routes, number))
+        return found
+
+    async def ask_quietly(self, deployment: Deployment, body: bytes, within_s: float) -> Outcome:
+        """Ask a version what nobody will be told: not logged, not counted, behind all others."""
+        ticket = Ticket(
+            V2,
+            b"why",
+            body,
+            self._loop.create_future(),
+            deployment=deployment,
+            role=EXPLICIT,
+            arrived_s=time.monotonic(),
+            quiet=True,
+        )
+        return await self._attempt(ticket, ticket.arrived_s + within_s)
+
     def mark(self) -> None:
         """Say in the log up to which time everything has ended, where somebody may wait."""
         waiting = [key for key, arrived in self._in_flight.items() if arrived]
@@ -140,7 +173,7 @@ class Predictions:
         for ticket, outcome in pending:
             ticket.ended_s = now_s
             # What the champion says to it decides what a challenger's refusal was: logged then.
-            if not (ticket.has_fallback and outcome.status >= 400):
+            if not (ticket.quiet or (ticket.has_fallback and outcome.status >= 400)):
                 entries += _entries(ticket, outcome)
         if entries:
             deployment = _deployment(pending[0][0])

@@ -83,6 +83,11 @@ def form_of(action: Action, headers: Headers) -> Form:
     media = said.split(b";")[0].strip().lower()
     if action is Action.INFER:
         return _v2(media, headers, wants)
+    if action is Action.EXPLAIN:
+        if media in _JSON_TYPES and _HEAD not in headers:
+            return Form(V2, JSON_MEDIA, None)
+        what = f"A request of this path must be plain application/json, not {_shown(said)}."
+        raise RefusedError(Failure(415, "PS507", what, "Send the inputs as JSON."))
     if media in _JSON_TYPES:
         return Form(INVOCATIONS, wants, None)
     kind = _TABLES.get(media)

@@ -249,7 +249,7 @@ class Worker:
             ticket.deaths += place < in_hand
             if ticket.future.done() or ticket.kind == METADATA:
                 continue
-            if ticket.has_fallback or ticket.deaths >= MAX_DEATHS:
+            if ticket.has_fallback or ticket.quiet or ticket.deaths >= MAX_DEATHS:
                 what = f"{_version(self.deployment)} did not survive this request."
                 failure = Failure(502, "PS511", what, "Check its values; see the worker's log.")
                 self._settle([(ticket, failure)])
