@@ -263,7 +263,7 @@ class Gateway:
     async def _predict(self, call: Call, headers: Headers, receive: Receive) -> Answer:
         form, said = form_of(call.action, headers), wishes(headers)
         with self._predictions.room.held(declared(headers, self._settings)):
-            body = form.body(await body_of(headers, receive, self._settings))
+            body = form.body(await self._body(headers, receive))
             model = call.model or self._only_model(call.environment)
             if call.action is Action.EXPLAIN:
                 assert self._explaining is not None, "made at the start"
@@ -273,8 +273,11 @@ class Gateway:
                 Question(call.environment, model, call.number, form.kind, body, form.wants, *said)
             )
 
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        return await body_of(headers, receive, self._settings, self._predictions.deadlines)
+
     async def _index(self, call: Call, headers: Headers, receive: Receive) -> Answer:
-        body = await body_of(headers, receive, self._settings)
+        body = await self._body(headers, receive)
         try:
             asked = msgspec.json.decode(body, type=IndexRequest) if body else IndexRequest()
         except msgspec.DecodeError as error:

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -24,6 +25,7 @@ from urllib.parse import quote
 from penstock.domain import Deployment, Environment, Role
 from penstock.inference.gateway.answers import Answer, Header, RefusedError, refused, replied
 from penstock.inference.gateway.batching import Failure, Outcome, Ticket
+from penstock.inference.gateway.deadlines import Deadlines
 from penstock.inference.gateway.overload import Pace, Room, retry_after
 from penstock.inference.gateway.routing import ModelRoutes, choose
 from penstock.inference.gateway.settings import GatewaySettings
@@ -84,6 +86,7 @@ class Predictions:
         )
         self._settings = settings
         self._clock = clock
+        self.deadlines = Deadlines()
         self._loop = asyncio.get_running_loop()
         self._random = random.Random(settings.seed)  # noqa: S311  splits traffic, keeps no secret
         self._prefix = secrets.token_hex(6)
@@ -264,11 +267,11 @@ class Predictions:
                 what = f"{_version(ticket)} has requests for {wait_s:.2g} s before this one."
             hint = "Send fewer requests at once, or as late as Retry-After says."
             self.settle([(ticket, Failure(503, _SHED, what, hint))])
-        timer = self._loop.call_at(limit_s, self._expire, ticket)
+        deadline = self.deadlines.at(limit_s, partial(self._expire, ticket))
         try:
             return await ticket.future
         finally:
-            timer.cancel()
+            deadline.met()
             pace.waiting -= 1
 
     def _expire(self, ticket: Ticket) -> None:

@@ -7,12 +7,14 @@ content type; the worker reads it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from penstock.inference.gateway.answers import ARROW_STREAM, RefusedError
 from penstock.inference.gateway.batching import Failure
+from penstock.inference.gateway.deadlines import Deadlines
 from penstock.inference.gateway.paths import Action
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.program.frames import (
@@ -152,7 +154,9 @@ def _is_ours(origin: str, hosts: frozenset[str]) -> bool:
         return False
 
 
-async def body_of(headers: Headers, receive: Receive, settings: GatewaySettings) -> bytes:
+async def body_of(
+    headers: Headers, receive: Receive, settings: GatewaySettings, deadlines: Deadlines
+) -> bytes:
     """Read a request's body, bounded in size and time.
 
     Raises
@@ -164,11 +168,18 @@ async def body_of(headers: Headers, receive: Receive, settings: GatewaySettings)
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or int(length[:20]) > limit * READ_OFF:
         raise RefusedError(_too_large(limit))
+    task = asyncio.current_task()
+    assert task is not None, "requests are answered in tasks"
+    deadline = deadlines.at(time.monotonic() + settings.deadline_s, task.cancel)
     try:
-        async with asyncio.timeout(settings.deadline_s):
-            body = await _read(receive, limit)
-    except TimeoutError:
+        body = await _read(receive, limit)
+    except asyncio.CancelledError:
+        if not deadline.missed:
+            raise
+        task.uncancel()
         body = None
+    finally:
+        deadline.met()
     if body is None:
         what = f"The body did not arrive in {settings.deadline_s:g} s."
         raise RefusedError(Failure(408, "PS513", what, "Send the whole body at once."))
