@@ -2,7 +2,7 @@
 UV := .tools/bin/uv
 BIN := .venv/bin
 WORKERS ?= 2
-.PHONY: demo test check fix docs bench bench-build lock pictures
+.PHONY: demo test check fix docs bench bench-build bench-serving lock pictures
 
 demo: .venv/ready  ## play the whole path on real data: make demo ARGS=--once
 	$(BIN)/penstock demo $(ARGS)
@@ -28,6 +28,9 @@ bench: .venv/ready  ## ratios in one run; writes bench/results
 
 bench-build: .venv/ready  ## what Penstock adds to a push of a real project, and its parts beside their peers
 	$(BIN)/python -m bench build sandbox fairness explain
+
+bench-serving: .venv/ready  ## serving beside its peers, 40 minutes; make bench-serving ARGS=--quick
+	$(BIN)/python -m bench.serving $(ARGS)
 
 pictures: .venv/ready  ## the README's pictures, from a running demo
 	$(BIN)/python docs/pictures.py

@@ -145,8 +145,8 @@ def _measured(
     try:
         with _started(server, model, table, work) as (process, port, start_s):
             path = server.path.format(model=model)
-            _compare(server, port, path, table)
-            facts |= {"start_s": start_s, "seconds": options.seconds}
+            compared = _compare(server, port, path, table)
+            facts |= {"start_s": start_s, "seconds": options.seconds, "checked": compared}
             if options.check:
                 return [{**facts, "errors": 0, "pss_mb": load.pss_mb(process.pid)}]
             found: list[dict[str, Any]] = []
@@ -239,10 +239,10 @@ def _until_ready(
     raise RuntimeError(f"not ready in {READY_S:g} s, exit code {process.poll()}: {last}.")
 
 
-def _compare(server: Server, port: int, path: str, table: peers.Table) -> None:
+def _compare(server: Server, port: int, path: str, table: peers.Table) -> int:
     """Ask all rows, 64 at a time; what is answered must be what the model says."""
     if server.name == "echo" or "null" in server.name:
-        return
+        return 0
     for start in range(0, len(table["rows"]), 64):
         rows = table["rows"][start : start + 64]
         body = json.dumps(server.body(table["columns"], rows)).encode()
@@ -256,6 +256,7 @@ def _compare(server: Server, port: int, path: str, table: peers.Table) -> None:
         worst = max(abs(a - b) for a, b in zip(answers, wanted, strict=True))
         if worst > 1e-6:
             raise RuntimeError(f"answers that differ from the model's own by {worst:g}.")
+    return len(table["rows"])
 
 
 def _bodies(server: Server, table: peers.Table, rows: int) -> str:
@@ -324,7 +325,10 @@ def _say(found: Sequence[dict[str, Any]]) -> None:
         if "failed" in one:
             print(f"{one['server']:<21} FAILED {one['failed']}")
         elif "rows" not in one:
-            print(f"{one['server']:<21} answers as the model, started in {one['start_s']:.1f} s")
+            print(
+                f"{one['server']:<21} answers, {one['checked']} rows compared; "
+                f"started in {one['start_s']:.1f} s"
+            )
 
 
 def _facts(
