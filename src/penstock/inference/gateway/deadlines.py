@@ -19,7 +19,7 @@ class Deadline:
 
     __slots__ = ("_among", "_call", "missed")
 
-    def __init__(self, call: Callable[[], None], among: set[Deadline]) -> None:
+    def __init__(self, call: Callable[[], object], among: set[Deadline]) -> None:
         self.missed = False
         self._call = call
         self._among = among
@@ -43,7 +43,7 @@ class Deadlines:
         self._due: dict[int, set[Deadline]] = {}
         """By the grain of time at whose end they are acted upon."""
 
-    def at(self, time_s: float, call: Callable[[], None]) -> Deadline:
+    def at(self, time_s: float, call: Callable[[], object]) -> Deadline:
         """Call at a time of the loop's clock, or up to `GRAIN_S` later."""
         grain = int(time_s / GRAIN_S) + 1
         among = self._due.get(grain)
