@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -253,14 +253,10 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
     from penstock.inference.gateway.serving import serve
     from penstock.inference.gateway.settings import GatewaySettings
     from penstock.pipeline.backgrounds import Backgrounds
-    from penstock.records import rollouts
+    from penstock.records.routes import Routes
 
     handover = Handover.taken(os.environ)
     records, kept, made = database(home), store(home), workers(home, settings)
-
-    def routes() -> Sequence[Deployment]:
-        with records.read() as connection:
-            return rollouts.deployments(connection)
 
     def start_worker(deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
         claim = provenance.Claim(
@@ -281,7 +277,7 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
     settle_s = chosen.start_timeout_s if handover.takes_over else SETTLE_S
     gateway = Gateway(
         replace(chosen, settle_s=settle_s),
-        routes,
+        Routes(records),
         start_worker,
         home / "log",
         home / "run" / "routes.json",

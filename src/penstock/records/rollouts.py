@@ -25,7 +25,7 @@ from penstock.domain import (
 )
 from penstock.errors import ConflictError, NotFoundError
 from penstock.records.database import Change, moved
-from penstock.records.schema import batch, deployment, rollout, version
+from penstock.records.schema import LATEST, batch, deployment, rollout, route_change, version
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,7 @@ def split(
                 rollout_id=place.rollout_id,
             )
         )
+    _note_change(connection, model_name, environment)
     change.journal(
         "traffic.split",
         {
@@ -160,6 +161,19 @@ def renew_lease(connection: sa.Connection, of: Rollout, until: datetime) -> None
         .where(deployment.c.rollout_id == of.id, deployment.c.role == Role.CHALLENGER)
         .values(lease_until=until)
     )
+    _note_change(connection, of.model, of.environment)
+
+
+def _note_change(connection: sa.Connection, model_name: str, environment: Environment) -> None:
+    """Let readers of routes see that they must read these again."""
+    connection.execute(route_change.update().where(LATEST).values(mark=route_change.c.mark + 1))
+    mark = connection.scalar(sa.select(route_change.c.mark).where(LATEST))
+    here = (route_change.c.model == model_name) & (route_change.c.environment == environment)
+    known = connection.execute(route_change.update().where(here).values(mark=mark))
+    if not known.rowcount:
+        connection.execute(
+            route_change.insert().values(model=model_name, environment=environment, mark=mark)
+        )
 
 
 def queue(change: Change, plan: Plan) -> Rollout:

@@ -264,6 +264,19 @@ sa.Index(
     postgresql_where=_SOLE,
 )
 
+route_change = sa.Table(
+    "route_change",
+    metadata,
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("environment", sa.String, primary_key=True),
+    sa.Column("mark", sa.BigInteger, nullable=False),
+    sa.Index("route_change_mark", "mark"),
+)
+"""When the deployments of a model in an environment changed last, by a number that rises."""
+LATEST = (route_change.c.model == "") & (route_change.c.environment == "")
+"""The row whose mark is the highest. Whoever changes it is alone until the end of its
+transaction, so that marks become visible in their order."""
+
 monitor = sa.Table(
     "monitor",
     metadata,

@@ -8,9 +8,7 @@ or from its cache on disk, while the database is away.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from penstock.domain import Deployment, Environment, Role
 from penstock.inference.gateway import openapi
 from penstock.inference.gateway.answers import Answer, RefusedError, refused, told
 from penstock.inference.gateway.batching import Failure
+from penstock.inference.gateway.cache import RouteCache
 from penstock.inference.gateway.explaining import Explainer, Explaining
 from penstock.inference.gateway.handover import Word
 from penstock.inference.gateway.metadata import (
@@ -119,7 +118,7 @@ class Gateway:
         self._read_routes = routes
         self._start_worker = start_worker
         self._log_root = log_root
-        self._cache = cache
+        self._cache = RouteCache(cache)
         self._clock = clock
         self.leaving = False
         """Whether another gateway accepts already: connections end with their next answer."""
@@ -127,7 +126,7 @@ class Gateway:
         """Whether the server was told to stop while it starts."""
         self.settled: Callable[[Word], None] = lambda _: None
         """Told how the start went, before the first request is accepted."""
-        self._known: list[Deployment] | None = None
+        self._known: Sequence[Deployment] | None = None
         self._polled = asyncio.Event()
         self._routes_error = ""
         self._started: Predictions | None = None
@@ -156,13 +155,13 @@ class Gateway:
     async def start(self) -> None:
         """Start the workers of the cached routes, and go on polling."""
         log = PredictionLog(self._log_root, clock_us=self._now_us)
-        sockets = self._settings.sockets or self._cache.parent
+        sockets = self._settings.sockets or self._cache.path.parent
         self._started = Predictions(self._settings, log, self._clock, self._start_worker, sockets)
         quietly = self._started.ask_quietly
         self._explaining = Explaining(self._explainer, quietly, self._settings.deadline_s)
-        cached = await asyncio.to_thread(_read_cache, self._cache)
+        cached = await asyncio.to_thread(self._cache.read)
         if cached is not None:
-            self._apply(cached)
+            self._apply(cached, table(cached))
         self._loops = [asyncio.create_task(self._poll()), asyncio.create_task(self._mark())]
         await self._settle()
 
@@ -193,10 +192,11 @@ class Gateway:
     async def _poll(self) -> None:
         while True:
             try:
-                found = list(await asyncio.to_thread(self._read_routes))
-                if found != self._known:
-                    self._apply(found)
-                    await asyncio.to_thread(_write_cache, self._cache, found)
+                found = await asyncio.to_thread(self._read_routes)
+                if found is not self._known and found != self._known:
+                    routes = await asyncio.to_thread(table, found, self._predictions.routes)
+                    self._apply(found, routes)
+                    await asyncio.to_thread(self._cache.write, found)
                 self._routes_error = ""
             except Exception as error:  # noqa: BLE001  whatever is wrong, the last routes stay
                 if not self._routes_error:
@@ -234,9 +234,11 @@ class Gateway:
             for worker in self._predictions.fleet.workers()
         )
 
-    def _apply(self, deployments: list[Deployment]) -> None:
+    def _apply(
+        self, deployments: Sequence[Deployment], routes: dict[tuple[str, str], ModelRoutes]
+    ) -> None:
         self._known = deployments
-        self._predictions.serve(table(deployments))
+        self._predictions.serve(routes)
         self._predictions.fleet.match(deployments)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
@@ -379,26 +381,3 @@ class Gateway:
 
 def _headers(scope: Scope) -> Headers:
     return dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
-
-
-def _read_cache(cache: Path) -> list[Deployment] | None:
-    try:
-        return msgspec.json.decode(cache.read_bytes(), type=list[Deployment])
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as error:
-        _logger.warning("The cached routes in %s cannot be read: %s", cache, error)
-        return None
-
-
-def _write_cache(cache: Path, deployments: list[Deployment]) -> None:
-    """Replace the cache as a whole, or leave it."""
-    new = cache.with_name(f"{cache.name}.{os.getpid()}")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(msgspec.json.encode(deployments))
-        new.replace(cache)
-    except OSError as error:
-        _logger.warning("The routes cannot be cached in %s: %s", cache, error)
-        with contextlib.suppress(OSError):
-            new.unlink()

@@ -35,23 +35,36 @@ class ModelRoutes:
         return max((found.generation for found in self.running.values()), default=0)
 
 
-def table(deployments: Iterable[Deployment]) -> dict[tuple[str, str], ModelRoutes]:
-    """Sort deployments by environment and model."""
-    grouped: dict[tuple[Environment, str], dict[int, Deployment]] = {}
-    for deployment in deployments:
-        versions = grouped.setdefault((deployment.environment, deployment.model), {})
-        versions[deployment.number] = deployment
-    return {
-        (environment.value, model): ModelRoutes(
-            environment,
-            model,
-            _with_role(versions, Role.CHAMPION),
-            _with_role(versions, Role.CHALLENGER),
-            versions,
-            _with_role(versions, Role.SHADOW),
-        )
-        for (environment, model), versions in grouped.items()
-    }
+def table(
+    deployments: Iterable[Deployment], before: Mapping[tuple[str, str], ModelRoutes] | None = None
+) -> dict[tuple[str, str], ModelRoutes]:
+    """Sort deployments by environment and model; `before` gives what has not changed since."""
+    grouped: dict[tuple[str, str], dict[int, Deployment]] = {}
+    for each in deployments:
+        key = (each.environment.value, each.model)
+        versions = grouped.get(key)
+        if versions is None:
+            versions = grouped[key] = {}
+        versions[each.number] = each
+    known = before or {}
+    found: dict[tuple[str, str], ModelRoutes] = {}
+    for key, versions in grouped.items():
+        last = known.get(key)
+        same = last is not None and last.running == versions
+        found[key] = last if last is not None and same else _routes(versions)
+    return found
+
+
+def _routes(versions: Mapping[int, Deployment]) -> ModelRoutes:
+    one = next(iter(versions.values()))
+    return ModelRoutes(
+        one.environment,
+        one.model,
+        _with_role(versions, Role.CHAMPION),
+        _with_role(versions, Role.CHALLENGER),
+        versions,
+        _with_role(versions, Role.SHADOW),
+    )
 
 
 def challenger_share(routes: ModelRoutes, *, now: datetime, ready: Ready) -> int:
