@@ -187,6 +187,8 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         adopt_allow=settings.adopt.allow,
         reached=_fail_point(home, os.environ),
         sources=Sources(home, settings.data.prefixes, int(settings.data.max_mb * 1e6)),
+        logs_url=settings.serving.log_url,
+        log_bytes=settings.serving.log_mb * 10**6,
         build_threads=max(1, len(os.sched_getaffinity(0)) // settings.builds),
     )
 
@@ -219,6 +221,7 @@ def run_engine(home: Path, settings: ServerSettings) -> None:
     pipeline = Pipeline(tools(home, settings, work))
     pipeline.register()
     work.every(TICK_S, "tick")
+    work.every(TICK_S, "logs")
     work.launch()
     _logger.info("engine ready")
     pipeline.heal()

@@ -16,7 +16,8 @@ import pytest
 
 from penstock.errors import UnreachableError
 from penstock.inference.gateway.serving import serve
-from penstock.inference.prediction_log.segments import read, watermark
+from penstock.inference.prediction_log.counting import Arms
+from penstock.inference.prediction_log.segments import read
 from tests.unit.gateway_rig import Rig, a_rig
 
 PROGRAM = """
@@ -97,7 +98,7 @@ def test_what_was_answered_before_a_kill_is_in_the_log(process: Process) -> None
     process.popen.wait()
     folder = process.folder / "log/production/m"
     before = list(read(folder))
-    mark_us = watermark(folder) or 0
+    mark_us = Arms(folder).watermark() or 0
 
     process.start()
     Rig.until(process.is_ready)
@@ -107,7 +108,7 @@ def test_what_was_answered_before_a_kill_is_in_the_log(process: Process) -> None
     assert len(before) == 20
     assert len(list(read(folder))) == 21
     assert len(list(folder.iterdir())) == 2
-    Rig.until(lambda: (watermark(folder) or 0) > mark_us)
+    Rig.until(lambda: (Arms(folder).watermark() or 0) > mark_us)
 
 
 def test_a_port_in_use_is_said(process: Process) -> None:

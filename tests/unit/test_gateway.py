@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from penstock.domain import Environment, Role
-from penstock.inference.prediction_log.segments import Outcome, count_arms, watermark
+from penstock.inference.prediction_log.counting import Arms
+from penstock.inference.prediction_log.segments import Outcome
 from tests.unit.gateway_rig import Rig, a_rig, canary, running, version
 
 
@@ -72,8 +73,8 @@ def test_the_split_sends_each_arm_its_share(rig: Rig) -> None:
     arms = Counter(answer.headers["penstock-arm"] for answer in answers)
     assert arms["challenger"] == pytest.approx(90, abs=30)
     assert {answer.json()["number"] for answer in answers} == {1, 2}
-    counts = count_arms(
-        rig.folder / "log/production/m", since_us=0, until_us=2**60, slow_ms=10_000
+    counts = Arms(rig.folder / "log/production/m").count(
+        since_us=0, until_us=2**60, slow_ms=10_000
     )
     assert {role: count.requests for role, count in counts.items()} == arms
     assert {worker["number"]: worker["share_now"] for worker in rig.workers().values()} == {
@@ -175,6 +176,7 @@ def test_the_workers_are_described(served: Rig) -> None:
         "reason": "",
         "share_now": 100,
         "log_drops": 0,
+        "log_dropped_us": None,
     }
 
 
@@ -269,7 +271,7 @@ def test_the_watermark_never_passes_a_request_that_has_not_ended(rig: Rig) -> No
     rig.serve_these(canary(50))
     folder = rig.folder / "log/production/m"
     before_us = int(rig.now().timestamp() * 1e6)
-    rig.until(lambda: (watermark(folder) or 0) > before_us)
+    rig.until(lambda: (Arms(folder).watermark() or 0) > before_us)
 
     with socket.create_connection(("127.0.0.1", int(rig.url.rpartition(":")[2]))) as slow:
         body = b'{"do": "sleep", "seconds": 1.2}'
@@ -278,14 +280,14 @@ def test_the_watermark_never_passes_a_request_that_has_not_ended(rig: Rig) -> No
         sent_us = int(rig.now().timestamp() * 1e6)
         slow.sendall(head.encode() + body)
         seen: list[int] = []
-        while (mark_us := watermark(folder) or 0) and not rig.log():
+        while (mark_us := Arms(folder).watermark() or 0) and not rig.log():
             seen.append(mark_us)  # read first: what is said after the end may be later
         assert slow.recv(12) == b"HTTP/1.1 200"
 
     (entry,) = rig.log()
     assert entry.arrived_us >= sent_us
     assert max(seen) <= entry.arrived_us
-    rig.until(lambda: (watermark(folder) or 0) > entry.ended_us)
+    rig.until(lambda: (Arms(folder).watermark() or 0) > entry.ended_us)
 
 
 def test_a_canary_batch_below_the_watermark_is_complete(rig: Rig) -> None:
@@ -296,8 +298,8 @@ def test_a_canary_batch_below_the_watermark_is_complete(rig: Rig) -> None:
     counted: list[tuple[int, int]] = []
     for _ in range(4):
         rig.ask_many([{"n": n} for n in range(40)])
-        mark_us = watermark(folder) or 0
-        counts = count_arms(folder, since_us=from_us, until_us=mark_us, slow_ms=10_000)
+        mark_us = Arms(folder).watermark() or 0
+        counts = Arms(folder).count(since_us=from_us, until_us=mark_us, slow_ms=10_000)
         counted.append((mark_us, sum(count.requests for count in counts.values())))
 
     arrivals = [entry.arrived_us for entry in rig.log()]

@@ -16,7 +16,8 @@ import pytest
 
 from penstock.domain import Deployment, Role
 from penstock.errors import IntegrityError
-from penstock.inference.prediction_log.segments import ArmCount, Outcome, count_arms
+from penstock.inference.prediction_log.counting import ArmCount, Arms
+from penstock.inference.prediction_log.segments import Outcome
 from tests.unit.gateway_rig import Rig, a_rig, canary, running, version
 
 
@@ -41,7 +42,7 @@ def hasty(tmp_path: Path) -> Iterator[Rig]:
 
 def arms(rig: Rig) -> dict[str, ArmCount]:
     folder = rig.folder / "log/production/m"
-    return count_arms(folder, since_us=0, until_us=2**60, slow_ms=10_000)
+    return Arms(folder).count(since_us=0, until_us=2**60, slow_ms=10_000)
 
 
 def worker_pid(rig: Rig, number: int) -> int:

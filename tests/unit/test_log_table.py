@@ -1,7 +1,7 @@
 """The log as a table, from real segments with the answers of a real worker."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import pytest
 
 from penstock.domain import JSON, Environment
 from penstock.inference.prediction_log import table as log_table
-from penstock.inference.prediction_log.segments import Entry, Outcome, PredictionLog
+from penstock.inference.prediction_log.records import Entry, Outcome
+from penstock.inference.program import bodies
 from penstock.inference.program.frames import INVOCATIONS, V2
 from tests.unit.packed_versions import SIGNATURE, Ask, pack, people, serving
 
 START_US = 1_790_000_000_000_000
+OF = log_table.Of(Environment.PRODUCTION, "credit")
 
 
 def signature_of(number: int) -> JSON | None:
@@ -55,18 +57,7 @@ def asked(ask: Ask, kind: int, body: bytes, name: str) -> Entry:
 
 
 def table(*entries: Entry) -> pa.Table:
-    return log_table.table_of(
-        iter(entries), environment=Environment.PRODUCTION, signature_of=signature_of
-    )
-
-
-def segments(root: Path, *batches: Sequence[Entry]) -> Path:
-    """Write each batch into a closed segment of its own."""
-    for batch in batches:
-        log = PredictionLog(root, clock_us=lambda: START_US)
-        log.append("production", "credit", batch)
-        log.close()
-    return root / "production" / "credit"
+    return log_table.table_of(entries, OF, signature_of)
 
 
 def test_each_predicted_row_is_one_row_of_the_table(ask: Ask) -> None:
@@ -139,19 +130,12 @@ def test_nan_never_reaches_the_file(tmp_path: Path) -> None:
         ),
         entry(INVOCATIONS, request, number=9, reply=b'{"predictions": [2.5]}'),
     ]
-    folder = segments(tmp_path / "log", entries)
-
-    log_table.convert_closed(
-        folder,
-        tmp_path / "parquet",
-        environment=Environment.PRODUCTION,
-        signature_of=signature_of,
-    )
+    pq.write_table(table(*entries), tmp_path / "one.parquet")
 
     with duckdb.connect() as connection:
         counted = connection.execute(
             "select count(*), count(score), count(*) filter (not isfinite(score)) "
-            f"from '{tmp_path}/parquet/*.parquet'"
+            f"from '{tmp_path}/one.parquet'"
         ).fetchall()
     assert counted == [(3, 1, 0)]
 
@@ -173,9 +157,7 @@ def test_regression_scores_by_its_prediction_and_many_classes_by_the_surest() ->
     }
     entries = [entry(INVOCATIONS, request, number=n, reply=reply) for n, reply in replies.items()]
 
-    made = log_table.table_of(
-        iter(entries), environment=Environment.TEST, signature_of=signatures.get
-    )
+    made = log_table.table_of(entries, log_table.Of(Environment.TEST, "credit"), signatures.get)
 
     assert made["score"].to_pylist() == [7.5, 0.7, 0.2, None]
     assert made["prediction"].to_pylist() == ["7.5", "1", "1", "1"]
@@ -206,64 +188,68 @@ def test_two_versions_with_different_columns_share_a_table() -> None:
         ),
     ]
 
-    made = log_table.table_of(
-        iter(entries), environment=Environment.TEST, signature_of=signatures.get
-    )
+    made = log_table.table_of(entries, log_table.Of(Environment.TEST, "credit"), signatures.get)
 
     assert made["x_x"].to_pylist() == [1.0, 1.5]
     assert made["x_kind"].to_pylist() == ["7", "b"]
     assert made["x_fresh"].to_pylist() == [None, True]
 
 
-def test_a_segment_is_converted_once(tmp_path: Path, ask: Ask) -> None:
-    folder = segments(tmp_path / "log", [asked(ask, V2, people(40), "a")])
-    parquet = tmp_path / "parquet"
+def test_every_fact_of_an_answer_is_a_column(ask: Ask) -> None:
+    one = asked(ask, V2, people(80), "a")._replace(bucket=42, generation=7)
 
-    def convert() -> list[Path]:
-        return log_table.convert_closed(
-            folder, parquet, environment=Environment.PRODUCTION, signature_of=signature_of
-        )
+    (row,) = table(one).to_pylist()
 
-    first = convert()
-    (made,) = parquet.iterdir()
-    stamp = made.stat().st_mtime_ns
-    again = convert()
-
-    assert first == again == list(folder.iterdir())
-    assert made.name == f"{first[0].stem}.parquet"
-    assert made.stat().st_mtime_ns == stamp
-
-
-def test_a_conversion_that_breaks_off_leaves_no_table(tmp_path: Path, ask: Ask) -> None:
-    folder = segments(tmp_path / "log", [asked(ask, V2, people(40), "a")])
-    parquet = tmp_path / "parquet"
-
-    def broken(number: int) -> JSON | None:
-        raise ConnectionError(f"no database to ask for version {number}")
-
-    with pytest.raises(ConnectionError):
-        log_table.convert_closed(
-            folder, parquet, environment=Environment.PRODUCTION, signature_of=broken
-        )
-    assert not list(parquet.glob("*.parquet"))
-    log_table.convert_closed(
-        folder, parquet, environment=Environment.PRODUCTION, signature_of=signature_of
+    assert row["probabilities"] == pytest.approx([0.2, 0.8])
+    assert row["classes"] == ["no", "yes"]
+    assert (row["model"], row["number"], row["role"]) == ("credit", 3, "champion")
+    assert (row["environment"], row["protocol"], row["status"]) == ("production", "v2", 200)
+    assert (row["bucket"], row["generation"], row["code"]) == (42, 7, None)
+    assert set(row) - {f"x_{name}" for name in ("age", "city", "visits", "member")} == set(
+        log_table.FIXED.names
     )
 
-    (made,) = parquet.glob("*.parquet")
-    assert pq.read_table(made)["prediction"].to_pylist() == ["no"]
+
+def test_an_error_keeps_its_code_whoever_said_it(ask: Ask) -> None:
+    refused = asked(ask, V2, people(1, age=["x"]), "a")
+    late = entry(V2, people(40), status=504, code="PS504", outcome=Outcome.FAILED)
+    forged = entry(V2, people(40), status=500, reply=b'{"code": ', outcome=Outcome.FAILED)
+
+    assert table(refused, late, forged)["code"].to_pylist() == ["PS552", "PS504", None]
 
 
-def test_a_segment_still_written_to_is_left_alone(tmp_path: Path, ask: Ask) -> None:
-    log = PredictionLog(tmp_path / "log", clock_us=lambda: START_US)
-    log.append("production", "credit", [asked(ask, V2, people(40), "a")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"predictions": [9999999999999999999999999]}',
+        b'{"predictions": ["\\ud800"]}',
+        b'{"predictions": [{"a": [1]}]}',
+        b'{"predictions": [1], "probabilities": [[0.5, 0.5], [1, 0]]}',
+        b'{"predictions": [1], "probabilities": [["a"]]}',
+        b'{"predictions": [1], "probabilities": [[NaN, 1]]}',
+        b'{"predictions": [1], "probabilities": [[]]}',
+    ],
+)
+def test_no_answer_spoils_the_rows_of_others(answer: bytes, tmp_path: Path) -> None:
+    request = b'{"inputs": {"x": [1], "big": [99999999999999999999999], "half": ["\\udc00"]}}'
+    odd = entry(INVOCATIONS, request, number=9, reply=answer)
+    plain = odd._replace(id="b", request=b'{"inputs": {"x": [2]}}', reply=b'{"predictions": [1]}')
 
-    done = log_table.convert_closed(
-        tmp_path / "log" / "production" / "credit",
-        tmp_path / "parquet",
-        environment=Environment.PRODUCTION,
-        signature_of=signature_of,
+    pq.write_table(table(odd, plain), tmp_path / "one.parquet")
+
+    made = pq.read_table(tmp_path / "one.parquet")
+    assert made["prediction_id"].to_pylist() == ["a", "b"]
+    assert made["prediction"].to_pylist()[1] == "1"
+    assert made["x_x"].to_pylist()[1] == 2
+
+
+def test_what_is_no_number_is_null_in_tensors_too() -> None:
+    columns = (
+        bodies.Column("x", "FP64", optional=True),
+        bodies.Column("t", "FP64", optional=False, shape=(2,)),
     )
-    log.close()
+    asked = bodies.Asked(columns, [[float("inf")], [[float("nan"), 1.0]]], 1)
+    rows = log_table.Rows(OF)
+    rows.add(entry(V2, b"{}"), log_table.Answered(asked, [1], None, None, [None]))
 
-    assert done == []
+    assert rows.table().select(["x_x", "x_t"]).to_pylist() == [{"x_x": None, "x_t": [None, 1.0]}]

@@ -102,8 +102,12 @@ PROFILE = reference(features(), answers())
 LABELS = {f"p{k}": str(int(BAD[k])) for k in range(ROWS)}
 
 
-def sources(parquet: Path, labels: Mapping[str, str] = LABELS) -> PeriodSources:
-    return PeriodSources(parquet, PROFILE, labels)
+def table_in(folder: Path) -> PredictionTable:
+    return PredictionTable([str(path) for path in sorted(folder.glob("*.parquet"))])
+
+
+def sources(folder: Path, labels: Mapping[str, str] = LABELS) -> PeriodSources:
+    return PeriodSources(table_in(folder), PROFILE, labels)
 
 
 def by_name(results: list[CheckResult]) -> dict[str, CheckResult]:
@@ -360,7 +364,7 @@ def test_a_request_of_several_rows_counts_once_for_the_service(tmp_path: Path) -
         table.set_column(row, "row", pa.array(K % 4, pa.int32())), folder / "one.parquet"
     )
 
-    found = PredictionTable(folder).service(WINDOW, slow_ms=10)
+    found = table_in(folder).service(WINDOW, slow_ms=10)
 
     assert (found.requests, found.errors, found.slow, found.p95_ms) == (250, 0, 250, 20.0)
 
@@ -377,7 +381,7 @@ def test_planted_nan_is_missing_in_every_query(tmp_path: Path, statistics: bool)
     latency = np.where(K % 2 == 0, np.nan, 20.0)
     table = table.set_column(late, "latency_ms", pa.array(latency))
     pq.write_table(table, folder / "one.parquet", write_statistics=statistics)
-    log = PredictionTable(folder)
+    log = table_in(folder)
 
     inputs, labelled = log.inputs(WINDOW), log.labelled(WINDOW, LABELS)
     service = log.service(WINDOW, slow_ms=10)

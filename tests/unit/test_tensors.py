@@ -271,9 +271,7 @@ def test_an_adapter_gets_an_array_a_row_and_the_log_a_list(tmp_path: Path) -> No
         outcome=Outcome.ANSWERED, generation=1, rows=2, kind=V2, id="a", request=request,
         reply=reply.encode(),
     )  # fmt: skip
-    logged = log_table.table_of(
-        iter([entry]), environment=Environment.TEST, signature_of=lambda _: SIGNATURE
-    )
+    logged = log_table.table_of([entry], log_table.Of(Environment.TEST, "m"), lambda _: SIGNATURE)
 
     assert told["prediction"] == [15.0, 51.0]
     assert logged["x_image"].to_pylist() == FLAT

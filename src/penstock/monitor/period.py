@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,8 +86,8 @@ class Reference:
 class PeriodSources:
     """Where a period's evidence comes from."""
 
-    parquet: Path
-    """Folder of the model's prediction log as Parquet."""
+    log: PredictionTable
+    """The model's prediction log."""
     profile: JSON | None
     """From `reference`; None where the version was never judged on data."""
     labels: Mapping[str, str]
@@ -150,7 +149,7 @@ def run_period(settings: PeriodSettings, sources: PeriodSources) -> PeriodReport
     UnreachableError
         PS601: the log cannot be read.
     """
-    table = PredictionTable(sources.parquet)
+    table = sources.log
     labelled = table.labelled(settings.window, sources.labels)
     results: list[CheckResult] = []
     if "drift" in settings.checks:

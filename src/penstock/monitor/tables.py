@@ -7,7 +7,8 @@ column is read as ``case when isfinite(v) then v end``, and `isnan` is never ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,37 +22,27 @@ from penstock.errors import UnreachableError
 FEATURE_PREFIX = "x_"
 _MEMORY_LIMIT = "512MB"
 # Literal queries on the view ``log``, whose float columns are finite or null.
-_INPUTS = """
-    select * exclude (
-        prediction_id, row, request_id, ts, number, role, environment, status, outcome, latency_ms
-    )
-    from log
-    where ts >= $since and ts < $until and number = $number and environment = $environment
-        and outcome in ('answered', 'fallback') and prediction is not null
+_THESE = """
+    ts >= $since and ts < $until and number = $number and environment = $environment
+        and role <> 'shadow'
 """
-_ANSWERED = """
-    select count(*) as answered
-    from log
-    where ts >= $since and ts < $until and number = $number and environment = $environment
-        and outcome in ('answered', 'fallback') and prediction is not null
-"""
-_LABELLED = """
+_ANSWERS = f"{_THESE} and outcome in ('answered', 'fallback') and prediction is not null"
+_ANSWERED = f"select count(*) as answered from log where {_ANSWERS}"  # noqa: S608  literals
+_LABELLED = f"""
     select prediction, score, label
     from log join label using (prediction_id)
-    where ts >= $since and ts < $until and number = $number and environment = $environment
-        and outcome in ('answered', 'fallback') and prediction is not null
+    where {_ANSWERS}
     order by prediction_id
-"""
-_SERVICE = """
+"""  # noqa: S608
+_SERVICE = f"""
     select
         count(*) as requests,
         count(*) filter (where outcome = 'failed') as errors,
         count(*) filter (where latency_ms > $slow_ms) as slow,
         quantile_cont(latency_ms, 0.95) as p95_ms
     from log
-    where ts >= $since and ts < $until and number = $number and environment = $environment
-        and coalesce(row, 0) = 0
-"""
+    where {_THESE} and coalesce(row, 0) = 0
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +92,24 @@ class PredictionTable:
 
     Parameters
     ----------
-    folder
-        Of Parquet files with the columns of `penstock.inference.prediction_log.table`. Each may
-        have other inputs: a version may have other columns than the one before. No folder, or an
-        empty one, is a table without rows.
+    files
+        Parquet with the columns of `penstock.inference.prediction_log.table`, paths or addresses.
+        Each may have other inputs: a version may have other columns than the one before. No file
+        is a table without rows.
+    filesystem
+        The fsspec file system that opens the addresses among them.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._files = [str(file) for file in sorted(folder.glob("*.parquet"))]
+    def __init__(self, files: Sequence[str], filesystem: Any = None) -> None:
+        self._files = list(files)
+        self._filesystem = filesystem
 
     def inputs(self, window: Window) -> pa.Table:
         """Return what the model was asked, with `prediction` and `score` beside it.
 
         An input that is itself named so is called ``x_prediction`` or ``x_score``.
         """
-        found = self._ask(_INPUTS, window)
+        found = self._ask(None, window)
         return found.rename_columns([_plain_name(name) for name in found.column_names])
 
     def service(self, window: Window, *, slow_ms: float | None) -> Service:
@@ -136,19 +130,38 @@ class PredictionTable:
         return Labelled(rows, counted[0]["answered"] if counted else 0)
 
     def _ask(
-        self, query: str, window: Window, *, label: pa.Table | None = None, **values: float | None
+        self,
+        query: str | None,
+        window: Window,
+        *,
+        label: pa.Table | None = None,
+        **values: float | None,
     ) -> pa.Table:
-        """Answer a query; without any file, a table without rows or columns."""
+        """Answer a query, None asks for the inputs; without any file, a table without rows."""
         if not self._files:
             return pa.table({})
-        with _connection() as connection:
+        with self._log() as (connection, columns):
             if label is not None:
                 connection.register("label", label)
+            if query is None:
+                asked_for = [c for c in columns if c.startswith(FEATURE_PREFIX)]
+                listed = ", ".join(map(quoted, [*asked_for, "prediction", "score"]))
+                query = f"select {listed} from log where {_ANSWERS}"  # noqa: S608  quoted
+            parameters = {**window.parameters(), **values}
+            return connection.sql(query, params=parameters).to_arrow_table()
+
+    @contextmanager
+    def _log(self) -> Generator[tuple[duckdb.DuckDBPyConnection, list[str]]]:
+        """Give a connection with the view ``log``, whose floats are finite or null."""
+        with _connection() as connection:
+            if self._filesystem is not None:
+                connection.register_filesystem(self._filesystem)
             try:
-                read = connection.read_parquet(self._files, union_by_name=True)
+                read = connection.read_parquet(
+                    self._files, union_by_name=True, hive_partitioning=False
+                )
                 read.project(_finite_columns(read)).create_view("log")
-                asked = connection.sql(query, params={**window.parameters(), **values})
-                return asked.to_arrow_table()
+                yield connection, read.columns
             except duckdb.Error as error:
                 raise _unreadable(self._files, error) from error
 
@@ -189,12 +202,13 @@ def _unreadable(files: list[str], error: duckdb.Error) -> UnreachableError:
 def _finite_columns(read: duckdb.DuckDBPyRelation) -> str:
     """Write the list of all columns; of floats only what is finite."""
     return ", ".join(
-        f"case when isfinite({_quoted(name)}) then {_quoted(name)} end as {_quoted(name)}"
+        f"case when isfinite({quoted(name)}) then {quoted(name)} end as {quoted(name)}"
         if str(kind) in ("DOUBLE", "FLOAT")
-        else _quoted(name)
+        else quoted(name)
         for name, kind in zip(read.columns, read.types, strict=True)
     )
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Write a column's name for a query."""
     return '"' + name.replace('"', '""') + '"'

@@ -6,8 +6,6 @@ decides in one transaction. Nothing runs between two looks.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from penstock.deploy import rollout
 from penstock.deploy.canary import ArmCounts, Batch, judge
 from penstock.deploy.rollout import Traffic
@@ -20,7 +18,7 @@ from penstock.domain import (
     Version,
 )
 from penstock.errors import PenstockError
-from penstock.inference.prediction_log import segments as prediction_log
+from penstock.inference.prediction_log.counting import ArmCount
 from penstock.pipeline.tools import Tools
 from penstock.records import rollouts, runs
 
@@ -60,17 +58,12 @@ def _load(tools: Tools, rollout_id: int) -> JSON:
 
 def champion_traffic(tools: Tools, of: Rollout, version: Version) -> Traffic:
     """Read the champion's last traffic: how much there is, and how fast it is answered."""
-    now_us = int(tools.clock().timestamp() * 1e6)
-    entries = [
-        entry
-        for entry in prediction_log.read(_log_folder(tools, of.model))
-        if entry.role == "champion" and entry.arrived_us >= now_us - TRAFFIC_S * 1e6
-    ]
-    latencies = sorted((entry.ended_us - entry.arrived_us) / 1000 for entry in entries)
-    p95_ms = latencies[int(0.95 * (len(latencies) - 1))] if latencies else 0.0
+    since_us = int((tools.clock().timestamp() - TRAFFIC_S) * 1e6)
+    latencies = tools.arms(of.model).latencies_ms("champion", since_us=since_us)
+    p95_ms = float(latencies[int(0.95 * (len(latencies) - 1))]) if len(latencies) else 0.0
     stated = rollout.settings(version).speed.p95_ms
     slow_ms = stated if stated is not None else max(SLOW_LEAST_MS, 2 * p95_ms)
-    return Traffic(requests_per_day=len(entries) / TRAFFIC_S * 86_400, slow_ms=slow_ms)
+    return Traffic(requests_per_day=len(latencies) / TRAFFIC_S * 86_400, slow_ms=slow_ms)
 
 
 def _wait(tools: Tools, rollout_id: int) -> JSON:
@@ -124,18 +117,17 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
         )
     if of.state is not RolloutState.CANARY or of.look != number or challenger is None:
         return {}
-    folder = _log_folder(tools, of.model)
+    arms = tools.arms(of.model)
     since = int(before[-1]["until_us"]) if before else int(of.started_at.timestamp() * 1e6)
-    until = max(since, prediction_log.watermark(folder) or 0)
+    until = max(since, arms.watermark() or 0)
     # Requests drawn under another split belong to another batch: the share must be constant.
-    counts = prediction_log.count_arms(
-        folder,
+    counts = arms.count(
         since_us=since,
         until_us=until,
         slow_ms=float(of.settings["slow_ms"]),
         generations=[challenger.generation],
     )
-    none = prediction_log.ArmCount(0, 0, 0)
+    none = ArmCount(0, 0, 0)
     told = {role: counts.get(role, none)._asdict() for role in ("challenger", "champion")}
     with tools.database.write() as connection:
         rollouts.add_batch(connection, of, number, window_us=(since, until), counts=told)
@@ -201,7 +193,3 @@ def _batch(counts: JSON) -> Batch:
         return ArmCounts(of["requests"], of["errors"], of["slow"])
 
     return Batch(challenger=arm(counts["challenger"]), champion=arm(counts["champion"]))
-
-
-def _log_folder(tools: Tools, model: str) -> Path:
-    return tools.home / "log" / Environment.PRODUCTION / model

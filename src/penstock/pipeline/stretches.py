@@ -39,6 +39,7 @@ class Pipeline:
         register("monitor", partial(watching.monitor, self.tools))
         register("verification", partial(verifying.verification, self.tools))
         register("tick", self.tick)
+        register("logs", self.logs)
 
     async def build(self, argument: str) -> None:
         """Take a queued run through the stage build, and on to the stage test."""
@@ -55,6 +56,10 @@ class Pipeline:
     async def tick(self, due: str) -> None:
         """Each minute: what is due, what waited too long, and what a crash left behind."""
         await self.tools.engine.step("tick", partial(watching.tick, self.tools, due, self.heal))
+
+    async def logs(self, due: str) -> None:  # noqa: ARG002  every schedule's argument
+        """Each minute: the prediction logs into Parquet."""
+        await self.tools.engine.step("logs", partial(watching.keep_logs, self.tools))
 
     async def _enter(self, run_id: int, expected: RunState, to: RunState) -> Run | None:
         """Move the run into its stage; None when it is elsewhere, or must wait."""

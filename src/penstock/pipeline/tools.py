@@ -18,6 +18,8 @@ from penstock.domain import JSON, CheckResult, Document, Environment, Run, Verdi
 from penstock.errors import PenstockError
 from penstock.inference.asking import Told
 from penstock.inference.endpoint import Endpoint
+from penstock.inference.prediction_log.counting import Arms
+from penstock.pipeline.prediction_logs import PredictionLogs
 from penstock.pipeline.workers import Workers
 from penstock.ports import (
     ArtifactStore,
@@ -58,6 +60,26 @@ class Tools:
     """That the libraries of one build may use: the processors, shared by concurrent builds."""
     adopt_allow: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     """By model, names that the operator lets adopted models contain besides the gate's list."""
+
+    _arms: dict[str, Arms] = field(default_factory=dict[str, Arms])
+
+    logs_url: str | None = None
+    """Where the prediction logs' hours lie; None: in the home."""
+    log_bytes: int = 10**10
+    """Of one model's prediction log in one environment."""
+
+    @property
+    def logs(self) -> PredictionLogs:
+        """The prediction logs of all models."""
+        return PredictionLogs(
+            self.home, self.database, self.logs_url, self.log_bytes, self.reached
+        )
+
+    def arms(self, model: str) -> Arms:
+        """Return what counts a model's arms in production, with what it has read before."""
+        if model not in self._arms:
+            self._arms[model] = Arms(self.home / "log" / Environment.PRODUCTION / model)
+        return self._arms[model]
 
     def redact(self, text: str) -> str:
         """Return a text that is written down without the value of any secret in it."""

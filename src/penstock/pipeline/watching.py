@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from penstock.check.quality import primary_metric
 from penstock.deploy import rollout
 from penstock.domain import JSON, CheckResult, Environment, Rollout, RolloutState, Version
 from penstock.errors import PenstockError
-from penstock.inference.prediction_log import segments as prediction_log
-from penstock.inference.prediction_log import table as log_table
+from penstock.inference.prediction_log.table import Of
 from penstock.monitor import alerts
 from penstock.monitor.period import PeriodSettings, PeriodSources, Reference, run_period
 from penstock.monitor.tables import Window
 from penstock.pipeline import acts
+from penstock.pipeline.prediction_logs import tell_gaps
 from penstock.pipeline.tools import Tools
 from penstock.records import rollouts, runs, watch
 from penstock.records.database import Change
-
-KEEP_SEGMENTS_S = 3600.0
-"""Canaries count from segments; what is older than this is read as Parquet only."""
 
 
 def tick(tools: Tools, due: str, heal: Callable[[], None]) -> JSON:
@@ -119,59 +113,21 @@ async def monitor(tools: Tools, argument: str) -> None:
 
 
 def tabulate(tools: Tools, model: str) -> JSON:
-    """Turn closed segments of the prediction log into Parquet; old ones then need no keeping."""
-    folder = tools.home / "log" / Environment.PRODUCTION / model
-    done = log_table.convert_closed(
-        folder,
-        parquet_folder(tools, model),
-        environment=Environment.PRODUCTION,
-        signature_of=_signatures(tools, model),
-    )
-    with tools.database.read() as connection:
-        in_use = bool(rollouts.live(connection, model))
-    oldest = tools.clock().timestamp() - KEEP_SEGMENTS_S
-    for segment in done:
-        if not in_use and segment.stat().st_mtime < oldest:
-            segment.unlink()
-    return {"segments": len(done)}
+    """Turn closed segments of the prediction log into Parquet."""
+    return {"hours": tools.logs.tabulate(Of(Environment.PRODUCTION, model), tools.clock())}
 
 
-def parquet_folder(tools: Tools, model: str) -> Path:
-    """Return the folder of a model's prediction log as Parquet."""
-    return tools.home / "parquet" / model
-
-
-def _signatures(tools: Tools, model: str) -> Callable[[int], JSON | None]:
-    def signature_of(number: int) -> JSON | None:
-        with tools.database.read() as connection:
-            return runs.version_of(connection, model, number).signature
-
-    return signature_of
-
-
-@contextmanager
-def _with_open_segment(tools: Tools, model: str) -> Generator[Path]:
-    """Give the folder with what the gateway still writes to added, for as long as it is read."""
-    folder = parquet_folder(tools, model)
-    folder.mkdir(parents=True, exist_ok=True)
-    added: list[Path] = []
+def keep_logs(tools: Tools) -> JSON:
+    """Bring every prediction log forward, and tell people of gaps in one."""
+    told = tools.logs.keep(tools.clock())
+    endpoint = tools.endpoint("any", None, Environment.PRODUCTION)
     try:
-        for segment in prediction_log.open_segments(
-            tools.home / "log" / Environment.PRODUCTION / model
-        ):
-            table = log_table.table_of(
-                prediction_log.read_segment(segment),
-                environment=Environment.PRODUCTION,
-                signature_of=_signatures(tools, model),
-            )
-            if not (folder / f"{segment.stem}.parquet").exists():
-                target = folder / f"{segment.stem}-open.parquet"
-                pq.write_table(table, target)
-                added.append(target)
-        yield folder
+        workers = endpoint.workers()
+    except PenstockError:  # the gateway is away: then nothing is answered, nor lost
+        return told
     finally:
-        for target in added:
-            target.unlink(missing_ok=True)
+        endpoint.close()
+    return {**told, "gaps": tell_gaps(tools.database, workers, tools.clock())}
 
 
 def check_period(tools: Tools, model: str, period: str, due: str) -> JSON:
@@ -191,11 +147,12 @@ def check_period(tools: Tools, model: str, period: str, due: str) -> JSON:
     settings = _settings(tools, version, window, tuple(asked.settings["checks"]))
     if judged is not None:
         settings = replace(settings, primary=str(judged["metric"]))
-    with _with_open_segment(tools, model) as folder:
+    of = Of(Environment.PRODUCTION, model)
+    with tools.logs.table(of, window.since, window.until) as log:
         report = run_period(
             settings,
             PeriodSources(
-                parquet=folder,
+                log=log,
                 profile=_json(reports / "profile.json"),
                 labels=labels,
                 quality=_judged_before(judged),

@@ -368,6 +368,7 @@ class Gateway:
             "share_now": share,
             "log_drops": self._predictions.log.drops[key],
             **self._copies(deployment),
+            "log_dropped_us": self._predictions.log.dropped_us.get(key),
         }
 
     def _copies(self, deployment: Deployment) -> dict[str, int]:

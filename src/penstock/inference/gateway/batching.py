@@ -66,6 +66,8 @@ class Ticket:
     quiet: bool = False
     """One of the rows that explain an answer: no log has it, and it travels only when nothing
     else waits."""
+    logged: bool = True
+    """Whether its entry is on disk, once it has ended."""
     deaths: int = 0
     """How many workers died with this request in their hands."""
     within_s: float = inf

@@ -47,6 +47,8 @@ EXPLICIT = "explicit"
 SURE = 0.8
 """Part of the time left that the requests before one may take: what is estimated may be more."""
 _SHED = "PS505"
+_NOT_LOGGED: Header = (b"penstock-logged", b"no")
+"""In place of the prediction id: no row stands behind it, for the disk takes none."""
 
 
 class Question(NamedTuple):
@@ -173,6 +175,7 @@ class Predictions:
         now_s = time.monotonic()
         pending = [(ticket, outcome) for ticket, outcome in ended if not ticket.future.done()]
         entries: list[Entry] = []
+        kept = True
         for ticket, outcome in pending:
             ticket.ended_s = now_s
             # What the champion says to it decides what a challenger's refusal was: logged then.
@@ -180,8 +183,9 @@ class Predictions:
                 entries += _entries(ticket, outcome)
         if entries:
             deployment = _deployment(pending[0][0])
-            self.log.append(deployment.environment.value, deployment.model, entries)
+            kept = self.log.append(deployment.environment.value, deployment.model, entries)
         for ticket, outcome in pending:
+            ticket.logged = kept
             ticket.future.set_result(outcome)
         replies = sum(isinstance(outcome, Reply) for _, outcome in pending)
         if replies:
@@ -234,7 +238,7 @@ class Predictions:
         routes = self.routes.get((deployment.environment.value, deployment.model))
         champion = None if routes is None else self._champion(routes)
         if champion is None:
-            self.log.append(
+            ticket.logged = self.log.append(
                 deployment.environment.value, deployment.model, _entries(ticket, outcome)
             )
             return self._told(ticket, outcome)
@@ -372,6 +376,8 @@ def _entry(ticket: Ticket, outcome: Outcome, logged: Logged) -> Entry:
         request=b"" if shed else ticket.body,
         reply=outcome.body if replied else b"",
         bucket=ticket.bucket,
+        media=outcome.media if replied else 0,
+        code="" if replied else outcome.code,
     )
 
 
@@ -381,7 +387,9 @@ def _answer(ticket: Ticket, outcome: Outcome, more: tuple[Header, ...]) -> Answe
         (b"penstock-version", _version(ticket).encode()),
         (b"penstock-arm", ticket.role.encode()),
         # A caller's own id may hold anything; a header may not.
-        (b"penstock-prediction-id", quote(name, safe=":/@ +").encode()),
+        (b"penstock-prediction-id", quote(name, safe=":/@ +").encode())
+        if ticket.logged
+        else _NOT_LOGGED,
         *more,
     )
     if isinstance(outcome, Reply):
