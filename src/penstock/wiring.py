@@ -273,7 +273,9 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
         command = made.command(folder, deployment.lock_digest, path)
         return made.sandbox.start(command, stderr=subprocess.PIPE)
 
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     chosen = GatewaySettings(
+        grpc=None if settings.grpc_port is None else f"{host}:{settings.grpc_port}",
         allowed_hosts=tuple(settings.allowed_hosts),
         deadline_s=settings.serving.deadline_ms / 1000,
     )

@@ -458,6 +458,8 @@ def test_faults_of_server_toml_come_at_once(tmp_path: Path) -> None:
 
 
 def test_two_servers_cannot_share_a_port(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="grpc_port"):
+        server_settings(tmp_path / "server.toml", options={"port": 8422, "grpc_port": 8422})
     with pytest.raises(ConfigurationError, match="predict_port"):
         server_settings(tmp_path / "server.toml", options={"port": 8421})
 

@@ -136,6 +136,8 @@ class ServerSettings(Block):
     """Dashboard, API and git; 0 takes any free port."""
     predict_port: Port = 8421
     """Predictions; 0 takes any free port."""
+    grpc_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Predictions over gRPC; default: none."""
     allowed_hosts: Several[str] = ()
     """Names, besides the loopback's, that a request's Host header may carry."""
     url: str | None = None
@@ -164,6 +166,9 @@ class ServerSettings(Block):
         if self.port == self.predict_port and self.port != 0:
             reason = f"{self.port} is the port of the dashboard too."
             broken.append(clash(reason, "Give each its own port.", "predict_port"))
+        if self.grpc_port is not None and self.grpc_port in {self.port, self.predict_port}:
+            reason = f"{self.grpc_port} is the port of another part too."
+            broken.append(clash(reason, "Give each its own port.", "grpc_port"))
         if self.url is not None and not _is_address(self.url):
             reason = f'"{self.url}" is not an http or https address.'
             broken.append(wrong(reason, "Write https://…", "url"))

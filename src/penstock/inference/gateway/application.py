@@ -18,11 +18,13 @@ import msgspec
 
 from penstock import __version__
 from penstock.domain import Deployment, Environment, Role
+from penstock.errors import UnreachableError
 from penstock.inference.gateway import openapi
 from penstock.inference.gateway.answers import Answer, RefusedError, refused, told
 from penstock.inference.gateway.batching import Failure
 from penstock.inference.gateway.cache import RouteCache
 from penstock.inference.gateway.explaining import Explainer, Explaining
+from penstock.inference.gateway.grpc_service import GrpcServer
 from penstock.inference.gateway.handover import Word
 from penstock.inference.gateway.metadata import (
     model_index,
@@ -47,12 +49,13 @@ from penstock.inference.gateway.reading import (
     check_caller,
     declared,
     form_of,
+    too_large,
 )
 from penstock.inference.gateway.routing import ModelRoutes, share_now, table
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.workers import StartWorker, State, Worker, resident_bytes
 from penstock.inference.prediction_log.segments import PredictionLog
-from penstock.inference.program.frames import INVOCATIONS, V2
+from penstock.inference.program.frames import INVOCATIONS, V2, WORD
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -131,6 +134,7 @@ class Gateway:
         self._routes_error = ""
         self._started: Predictions | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self._grpc: GrpcServer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or start and stop with the server."""
@@ -164,9 +168,12 @@ class Gateway:
             self._apply(cached, table(cached))
         self._loops = [asyncio.create_task(self._poll()), asyncio.create_task(self._mark())]
         await self._settle()
+        self._grpc = await self._serve_grpc()
 
     async def stop(self) -> None:
         """End the workers and close the log; requests have been answered before."""
+        if self._grpc is not None:
+            await self._grpc.stop()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -175,6 +182,19 @@ class Gateway:
             await self._explaining.stop()
         await self._predictions.fleet.stop()
         await asyncio.to_thread(self._predictions.log.close)
+
+    async def _serve_grpc(self) -> GrpcServer | None:
+        """Listen for gRPC too; without it what comes over HTTP is answered all the same."""
+        address = self._settings.grpc
+        if address is None:
+            return None
+        try:
+            server = GrpcServer(self, address, max_bytes=self._settings.body_bytes)
+            await server.start()
+        except UnreachableError as error:
+            _logger.error("%s %s %s", error.code, error, error.hint)  # noqa: TRY400  all is said
+            return None
+        return server
 
     @property
     def _predictions(self) -> Predictions:
@@ -260,7 +280,7 @@ class Gateway:
             return await self._index(call, headers, receive)
         if call.methods[0] == "POST":
             return await self._predict(call, headers, receive)
-        return await self._tell(call)
+        return await self.tell(call)
 
     async def _predict(self, call: Call, headers: Headers, receive: Receive) -> Answer:
         form, said = form_of(call.action, headers), wishes(headers)
@@ -277,6 +297,20 @@ class Gateway:
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         return await body_of(headers, receive, self._settings, self._predictions.deadlines)
+
+    async def predict(self, question: Question) -> Answer:
+        """Answer a question that did not come over HTTP.
+
+        Raises
+        ------
+        RefusedError
+            PS506, PS546, or what stands in the way of asking a version.
+        """
+        size = len(question.body)
+        if size > self._settings.body_bytes + WORD.size:
+            raise RefusedError(too_large(self._settings.body_bytes))
+        with self._predictions.room.held(size):
+            return await self._predictions.answer(question)
 
     async def _index(self, call: Call, headers: Headers, receive: Receive) -> Answer:
         body = await self._body(headers, receive)
@@ -300,7 +334,8 @@ class Gateway:
         what = f"{len(names)} models run in {environment.value}, so the path must name one."
         raise RefusedError(Failure(404, "PS515", what, "Post to /models/MODEL/invocations."))
 
-    async def _tell(self, call: Call) -> Answer:
+    async def tell(self, call: Call) -> Answer:
+        """Answer about a model, or about the gateway itself."""
         if call.action is Action.READY:
             return self._readiness()
         if call.action is Action.WORKERS:

@@ -167,7 +167,7 @@ async def body_of(
     limit = settings.body_bytes
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or int(length[:20]) > limit * READ_OFF:
-        raise RefusedError(_too_large(limit))
+        raise RefusedError(too_large(limit))
     task = asyncio.current_task()
     assert task is not None, "requests are answered in tasks"
     deadline = deadlines.at(time.monotonic() + settings.deadline_s, task.cancel)
@@ -184,7 +184,7 @@ async def body_of(
         what = f"The body did not arrive in {settings.deadline_s:g} s."
         raise RefusedError(Failure(408, "PS513", what, "Send the whole body at once."))
     if len(body) > limit:
-        raise RefusedError(_too_large(limit))
+        raise RefusedError(too_large(limit))
     return body
 
 
@@ -195,7 +195,8 @@ def declared(headers: Headers, settings: GatewaySettings) -> int:
     return min(int(length[:20]), most) if length.isdigit() else most
 
 
-def _too_large(limit: int) -> Failure:
+def too_large(limit: int) -> Failure:
+    """Refuse a body for its size."""
     what = f"The body is greater than {limit} bytes."
     return Failure(413, "PS506", what, "Send fewer rows at once.")
 

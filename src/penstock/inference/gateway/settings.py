@@ -14,6 +14,8 @@ class GatewaySettings:
 
     allowed_hosts: tuple[str, ...] = ()
     """Names, without a port, that callers may use beside those of the loopback."""
+    grpc: str | None = None
+    """Address for gRPC, ``127.0.0.1:8422``; None serves none."""
     body_bytes: int = 2**20
     """Greatest request body."""
     deadline_s: float = 10.0

@@ -14,7 +14,8 @@ from typing import Any, cast
 import msgspec
 
 from penstock.domain import Deployment
-from penstock.inference.program.frames import INVOCATIONS, V2
+from penstock.inference.program import tensors
+from penstock.inference.program.frames import INVOCATIONS, V2, V2_BINARY
 
 BUCKETS = 10_000
 NO_BUCKET = -1
@@ -22,6 +23,8 @@ NO_BUCKET = -1
 READ_BYTES = 64 * 2**10
 """A greater body is not searched for a key."""
 KEY_CHARS = 200
+_NOT_THERE = (tensors.TensorError, LookupError, TypeError, ValueError, AttributeError)
+"""What looking for a column in a document of any shape may raise; a broken one is a ValueError."""
 
 
 def bucket_of(customer: str, of: Deployment) -> int:
@@ -43,7 +46,7 @@ def bucket_of(customer: str, of: Deployment) -> int:
 def customer_in(kind: int, body: bytes, column: str) -> str | None:
     """Return the one value that a body has in a column; None where it has none, or several.
 
-    Only JSON is read, and a short one. A whole number and the same digits as text are one
+    Only JSON is read, with tensors behind it or without, and a short one. A whole number and the same digits as text are one
     customer, so that header and column agree.
 
     Examples
@@ -51,12 +54,15 @@ def customer_in(kind: int, body: bytes, column: str) -> str | None:
     >>> customer_in(INVOCATIONS, b'{"dataframe_records": [{"id": 17, "x": 1}]}', "id")
     '17'
     """
-    if len(body) > READ_BYTES or kind not in {V2, INVOCATIONS}:
+    if len(body) > READ_BYTES or kind not in {V2, V2_BINARY, INVOCATIONS}:
         return None
     try:
-        document: Any = msgspec.json.decode(body)
-        values = _v2(document, column) if kind == V2 else _invocations(document, column)
-    except (msgspec.DecodeError, TypeError, KeyError, ValueError, AttributeError, IndexError):
+        binary = tensors.split(body) if kind == V2_BINARY else tensors.Split(body, b"")
+        document: Any = msgspec.json.decode(binary.json)
+        if kind == V2_BINARY:
+            tensors.fill(document["inputs"], binary.tensors)
+        values = _invocations(document, column) if kind == INVOCATIONS else _v2(document, column)
+    except _NOT_THERE:
         return None
     found = {customer(value) for value in values}
     return found.pop() if len(found) == 1 else None
