@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
