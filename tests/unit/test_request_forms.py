@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.inference.gateway.sticky import customer_in
 from penstock.inference.program import bodies, frames, replies, requests, tables, tensors
 from penstock.inference.program.bodies import RequestError
 from penstock.inference.program.rows import Answer
@@ -252,6 +253,14 @@ def test_whatever_is_sent_is_read_or_refused(kind: int, body: bytes, at: int, by
         with contextlib.suppress(RequestError):
             asked = requests.understand(kind, body, columns).asked
             assert all(len(values) == asked.rows for values in asked.values)
+
+
+def test_a_customer_is_found_in_a_binary_tensor() -> None:
+    two, one = ("UINT8", [7, 8]), ("UINT8", [7, 7])
+
+    assert customer_in(frames.V2_BINARY, binary(columns={"visits": one}), "visits") == "7"
+    assert customer_in(frames.V2_BINARY, binary(columns={"visits": two}), "visits") is None
+    assert customer_in(frames.V2_BINARY, binary()[:-1], "visits") is None
 
 
 WANTED: list[tuple[int, int, dict[str, Any]]] = [

@@ -46,8 +46,8 @@ def bucket_of(customer: str, of: Deployment) -> int:
 def customer_in(kind: int, body: bytes, column: str) -> str | None:
     """Return the one value that a body has in a column; None where it has none, or several.
 
-    Only JSON is read, with tensors behind it or without, and a short one. A whole number and the same digits as text are one
-    customer, so that header and column agree.
+    Only JSON is read, with tensors behind it or without, and a short one. A whole number and the
+    same digits as text are one customer, so that header and column agree.
 
     Examples
     --------
