@@ -16,7 +16,6 @@ import http.client
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from bench.serving import load, peers, report, targets
+from bench.serving import load, peers, report, running, targets
 from bench.serving.ours import KINDS, Built
 from bench.serving.peers import At, Server
 from penstock import __version__
@@ -151,14 +150,13 @@ def _measured(
                 return [{**facts, "errors": 0, "pss_mb": load.pss_mb(process.pid)}]
             found: list[dict[str, Any]] = []
             for rows, connections in scenarios:
-                bodies = work / f"{server.name}.{rows}.jsonl"
-                bodies.write_text(_bodies(server, table, rows))
-                url = f"http://127.0.0.1:{port}{path}"
-                window = load.window(process.pid, url, bodies, connections, options.seconds)
+                posts = work / f"{server.name}.{rows}.posts"
+                posts.write_text(_posts(server, path, table, rows))
+                window = load.window(process.pid, port, posts, connections, options.seconds)
                 for _ in range(0 if options.quick else AGAIN):
                     if window.other_cpu <= load.CLEAN:
                         break
-                    window = load.window(process.pid, url, bodies, connections, options.seconds)
+                    window = load.window(process.pid, port, posts, connections, options.seconds)
                 asked = {"rows": rows, "connections": connections}
                 found.append({**facts, **asked, **asdict(window), "clean": window.clean})
                 print(_line(found[-1]), flush=True)
@@ -176,7 +174,7 @@ def _started(
     programs = peers.environment(server.environment) if server.environment else Path(sys.prefix)
     state = work / server.name
     state.mkdir(exist_ok=True)
-    port, *spare = _free_ports(3)
+    port, *spare = running.free_ports(3)
     at = At(model, peers.models(model), port, spare, state)
     environ = {
         **os.environ,
@@ -187,34 +185,13 @@ def _started(
     }
     argv = server.command(programs, at)
     began = time.monotonic()
-    with (work / f"{server.name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            argv, stdout=log, stderr=log, env=environ, cwd=state, process_group=0
-        )
-    try:
-        _until_ready(server, process, port, model, table)
-        yield process, port, time.monotonic() - began
-    except RuntimeError as error:
-        said = (work / f"{server.name}.log").read_text(errors="replace")[-400:]
-        raise RuntimeError(f"{error} It said: …{said}") from error
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    family = load.tree(process.pid)
-    for each in family:
-        _signal(each.terminate)
-    for each in psutil.wait_procs(family, timeout=8)[1]:
-        _signal(each.kill)
-    process.wait()
-
-
-def _signal(send: Any) -> None:
-    try:
-        send()
-    except psutil.NoSuchProcess:
-        return
+    with running.program(argv, environ, state, work / f"{server.name}.log") as process:
+        try:
+            _until_ready(server, process, port, model, table)
+            yield process, port, time.monotonic() - began
+        except RuntimeError as error:
+            said = (work / f"{server.name}.log").read_text(errors="replace")[-400:]
+            raise RuntimeError(f"{error} It said: …{said}") from error
 
 
 def _until_ready(
@@ -228,7 +205,7 @@ def _until_ready(
     ends, last = time.monotonic() + READY_S, "no connection"
     while time.monotonic() < ends and process.poll() is None:
         try:
-            status, told = _post(port, server.path.format(model=model), body)
+            status, told = running.post(port, server.path.format(model=model), body)
         except (OSError, http.client.HTTPException) as error:
             last = repr(error)
         else:
@@ -246,7 +223,7 @@ def _compare(server: Server, port: int, path: str, table: peers.Table) -> int:
     for start in range(0, len(table["rows"]), 64):
         rows = table["rows"][start : start + 64]
         body = json.dumps(server.body(table["columns"], rows)).encode()
-        status, told = _post(port, path, body)
+        status, told = running.post(port, path, body)
         if status != 200:
             raise RuntimeError(f"answered {status} {told[:200]!r} to 64 rows.")
         answers = server.answer(json.loads(told))
@@ -259,9 +236,10 @@ def _compare(server: Server, port: int, path: str, table: peers.Table) -> int:
     return len(table["rows"])
 
 
-def _bodies(server: Server, table: peers.Table, rows: int) -> str:
+def _posts(server: Server, path: str, table: peers.Table, rows: int) -> str:
     chunks = [table["rows"][i * rows : (i + 1) * rows] for i in range(BODIES[rows])]
-    return "".join(json.dumps(server.body(table["columns"], c)) + "\n" for c in chunks)
+    texts = [json.dumps(server.body(table["columns"], chunk)) for chunk in chunks]
+    return "".join(f"{path} {text}\n" for text in texts)
 
 
 def _inprocess(names: Sequence[str], seconds: int, repeat: int) -> list[dict[str, Any]]:
@@ -291,24 +269,6 @@ def _other_s() -> float:
     times, own = psutil.cpu_times(), os.times()
     busy = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
     return busy - own.children_user - own.children_system
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in held]
-    for each in held:
-        each.close()
-    return ports
-
-
-def _post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
 
 
 def _line(one: dict[str, Any]) -> str:

@@ -45,17 +45,26 @@ def installed() -> bool:
     return shutil.which("wrk") is not None
 
 
-def window(pid: int, url: str, bodies: Path, connections: int, seconds: int) -> Window:
-    """Warm up for a second, then load for `seconds`; the next request follows each answer."""
-    _wrk(url, bodies, connections, 1)
+def window(
+    pid: int, port: int, posts: Path, connections: int, seconds: int, *, warm_up_s: int = 1
+) -> Window:
+    """Warm up, then load for `seconds`; on a connection the next request follows each answer.
+
+    Parameters
+    ----------
+    posts
+        A file whose lines are posted in turn, each a path, a blank and a body.
+    """
+    if warm_up_s:
+        _wrk(port, posts, connections, warm_up_s)
     began = time.monotonic()
     machine, server, caller = _machine_s(), _tree_s(pid), _children_s()
-    requests, errors, p50_ms, p99_ms = _wrk(url, bodies, connections, seconds)
+    requests, took_s, errors, p50_ms, p99_ms = _wrk(port, posts, connections, seconds)
     server, caller = _tree_s(pid) - server, _children_s() - caller
     wall_s = time.monotonic() - began
     other = _machine_s() - machine - server - caller
     return Window(
-        requests_per_s=requests / seconds,
+        requests_per_s=requests / took_s,
         p50_ms=p50_ms,
         p99_ms=p99_ms,
         errors=errors,
@@ -87,15 +96,18 @@ def pss_mb(pid: int) -> float:
     return found / 2**20
 
 
-def _wrk(url: str, bodies: Path, connections: int, seconds: int) -> tuple[int, int, float, float]:
+def _wrk(
+    port: int, posts: Path, connections: int, seconds: int
+) -> tuple[int, float, int, float, float]:
     argv = ["wrk", "--threads", "1", "--connections", str(connections), "--timeout", "10s"]
-    argv += ["--duration", f"{seconds}s", "--script", str(POST), url, "--", str(bodies)]
+    argv += ["--duration", f"{seconds}s", "--script", str(POST), f"http://127.0.0.1:{port}"]
+    argv += ["--", str(posts)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     found = re.search(r"^FOUND (.*)$", done.stdout, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"wrk says: {(done.stdout + done.stderr).strip()[:300]}")
-    requests, _, errors, p50_us, p99_us = map(int, found[1].split())
-    return requests, errors, p50_us / 1000, p99_us / 1000
+    requests, took_us, errors, p50_us, p99_us = map(int, found[1].split())
+    return requests, took_us / 1e6, errors, p50_us / 1000, p99_us / 1000
 
 
 def _tree_s(pid: int) -> float:

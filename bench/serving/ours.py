@@ -117,6 +117,11 @@ class Built:
         environ = {"PENSTOCK_HOME": str(self._home.home)}
         return Server(name, "", command, path, split, _probabilities, start_s=4, environ=environ)
 
+    @property
+    def home(self) -> Home:
+        """The home, stopped."""
+        return self._home
+
     def path(self, name: str) -> str:
         """Return which call of the model a row's version is served with."""
         kind = KINDS[name]

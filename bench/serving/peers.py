@@ -180,7 +180,7 @@ def _ray(programs: Path, at: At) -> list[str]:
     }
     path = at.state / "ray.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
-    return [f"{programs}/serve", "run", "--app-dir", str(PROGRAMS), str(path)]
+    return [f"{programs}/serve", "run", str(path)]
 
 
 def _vetiver(programs: Path, at: At) -> list[str]:
@@ -241,7 +241,7 @@ SERVERS = (
         peer="Ray Serve",
         start_s=25,
         # What its documentation recommends for throughput.
-        environ={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+        environ={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "PYTHONPATH": str(PROGRAMS)},
     ),
     Server(
         "vetiver",

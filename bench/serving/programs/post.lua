@@ -1,14 +1,16 @@
--- For wrk: posts the lines of a file in turn. The file is the only argument of the script.
-local bodies, turn = {}, 0
+-- For wrk: posts the lines of a file in turn, each a path, a blank, and a body. The file is the
+-- only argument of the script.
+local posts, turn = {}, 0
 function init(args)
   wrk.headers["Content-Type"] = "application/json"
   for line in io.lines(args[1]) do
-    bodies[#bodies + 1] = wrk.format("POST", nil, nil, line)
+    local blank = line:find(" ", 1, true)
+    posts[#posts + 1] = wrk.format("POST", line:sub(1, blank - 1), nil, line:sub(blank + 1))
   end
 end
 function request()
-  turn = turn % #bodies + 1
-  return bodies[turn]
+  turn = turn % #posts + 1
+  return posts[turn]
 end
 function done(summary, latency)
   local e = summary.errors
