@@ -2,7 +2,7 @@
 UV := .tools/bin/uv
 BIN := .venv/bin
 WORKERS ?= 2
-.PHONY: demo test check fix docs bench bench-build bench-serving lock pictures
+.PHONY: demo test check fix docs bench bench-build bench-serving bench-many lock pictures
 
 demo: .venv/ready  ## play the whole path on real data: make demo ARGS=--once
 	$(BIN)/penstock demo $(ARGS)
@@ -31,6 +31,9 @@ bench-build: .venv/ready  ## what Penstock adds to a push of a real project, and
 
 bench-serving: .venv/ready  ## serving beside its peers, 40 minutes; make bench-serving ARGS=--quick
 	$(BIN)/python -m bench.serving $(ARGS)
+
+bench-many: .venv/ready  ## a thousand models on this machine
+	$(BIN)/python -m bench.serving.many $(ARGS)
 
 pictures: .venv/ready  ## the README's pictures, from a running demo
 	$(BIN)/python docs/pictures.py
