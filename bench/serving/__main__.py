@@ -37,7 +37,7 @@ from penstock import __version__
 RESULTS = Path(__file__).parents[1] / "results" / "serving.json"
 SCENARIOS = ((1, 64), (1, 1), (64, 16), (1, 16), (64, 1), (64, 64))
 """Rows and connections, the most important first."""
-READY_S = 120.0
+READY_S = 240.0
 SETTLE_S = 1.3
 """Beside its seconds what a window costs: warm-up and the start of the load generator."""
 BODIES = {1: 128, 64: 8}

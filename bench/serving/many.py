@@ -111,7 +111,7 @@ def _copies(home: Home, names: Sequence[str]) -> None:
     assert first.attestation_digest is not None, "what was built is attested"
     stated = keys.verify(provenance.stored(first.attestation_digest, kept)).statement
     digests = {name: _attested(first, name, stated, keys, kept) for name in names}
-    with home.records.change("bench") as change:
+    with home.records.write() as connection:
         for number, name in enumerate(names, first.run_id + 1):
             of_run = {**rows[schema.run], "id": number, "model": name}
             of_version = {**rows[schema.version], "model": name, "run_id": number}
@@ -121,7 +121,7 @@ def _copies(home: Home, names: Sequence[str]) -> None:
                 (schema.run, of_run),
                 (schema.version, of_version),
             ):
-                change.connection.execute(of.insert().values(**row))
+                connection.execute(of.insert().values(**row))
 
 
 def _attested(first: Version, name: str, stated: Any, keys: signing.Keys, kept: Any) -> str:
