@@ -161,6 +161,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
     from penstock.adapters.notifiers import LogNotifier, Notifiers, WebhookNotifier
     from penstock.build.data.sources import Sources
     from penstock.pipeline.tools import Tools
+    from penstock.pipeline.warm_hosts import WarmHosts
 
     started = workers(home, settings)
     key = secret(home, "webhook").encode()
@@ -174,6 +175,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         sandbox=started.sandbox,
         environments=started.environments,
         workers=started,
+        hosts=WarmHosts(started, home),
         notifier=Notifiers(
             [
                 LogNotifier(home / "notifications.log"),

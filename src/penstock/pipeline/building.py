@@ -52,10 +52,13 @@ async def build(work: Work) -> None:
     """Do the stage; a version that is sealed already is not built again."""
     # Asked in a step: storing seals the version, and a replay must take the same way again.
     known = await work.durable("begin", lambda: begun(work))
-    if not known["sealed"]:
-        prepared = await trained(work)
-        await work.step("store", lambda: store(work, prepared))
-    await work.durable("checks", lambda: checking.checks(work))
+    try:
+        if not known["sealed"]:
+            prepared = await trained(work)
+            await work.step("store", lambda: store(work, prepared))
+        await work.durable("checks", lambda: checking.checks(work))
+    finally:
+        work.tools.hosts.end(work.run.id)
     if work.config().check:
         await own_checks.own_checks(work)
     await work.durable("card", partial(carding.keep, work))
@@ -104,6 +107,8 @@ async def trained(work: Work, *, anew: bool = False) -> JSON:
     def start() -> tuple[list[str], dict[str, str]]:
         return work.tools.sandbox.argv(train.training_command(plan))
 
+    if not anew:  # ready by the time that training ends
+        work.tools.hosts.begin(work.run.id, prepared["lock"], work.folder / "code")
     work.tools.reached("build/train:command")
     finished = await work.tools.engine.command(
         "build/train: run",
@@ -348,10 +353,10 @@ def store(work: Work, prepared: JSON) -> JSON:
     tools, config = work.tools, work.config()
     lock_digest = str(prepared["lock"])
     staged = work.folder / "version"
-    socket = tools.home / "run" / f"d{work.run.id}" / "s"
-    with tools.workers.empty(staged, lock_digest, socket) as worker:
-        described = worker.load(staged)
-    shutil.rmtree(socket.parent, ignore_errors=True)
+    shown = tools.hosts.place(work.run.id, staged, "staged")
+    tools.hosts.begin_another(work.run.id, lock_digest, shown)  # which step check needs
+    with tools.hosts.worker(work.run.id, lock_digest, shown) as (_, described):
+        pass
     work.report("describe").write_text(json.dumps(described), encoding="utf-8")
     evaluation = evaluation_of(work, config)
     signature = None

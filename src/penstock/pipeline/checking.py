@@ -6,7 +6,6 @@ A worker of the build answers for the packed version, and every check only asks 
 from __future__ import annotations
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from penstock.pipeline.tools import (
     worst,
     written,
 )
+from penstock.pipeline.warm_hosts import loaded
 
 KEPT = ("answers", "profile")
 """The reports that step check leaves to those that follow."""
@@ -51,7 +51,8 @@ def checks(work: Work) -> JSON:
     version, config = work.version(), work.config()
     assert version.lock_digest is not None, f"{version} is not sealed"
     claim = provenance.claim_of(version)
-    folder = provenance.unpacked(claim, work.tools.store, work.tools.home)
+    unpacked = provenance.unpacked(claim, work.tools.store, work.tools.home)
+    folder = work.tools.hosts.place(work.run.id, unpacked, "sealed")
     evaluation = evaluation_of(work, config)
     if evaluation is None or version.signature is None:
         none = CheckResult(
@@ -63,13 +64,13 @@ def checks(work: Work) -> JSON:
         work.keep([loads, none])
         work.end("check", "undecided", none.summary)
         return {}
-    socket = work.tools.home / "run" / f"c{work.run.id}" / "s"
-    with work.tools.workers.started(folder, version.lock_digest, socket) as worker:
-        asked = _Asked(version, version.signature, folder, socket, worker, evaluation)
+    hosts = work.tools.hosts
+    with hosts.worker(work.run.id, version.lock_digest, folder) as (worker, told):
+        loaded(told)
+        asked = _Asked(version, version.signature, folder, worker, evaluation)
         if _check(work, asked, loads):
             fairness.fairness(work, evaluation)
             explaining.explain(work, asked.ask, evaluation, folder)
-    shutil.rmtree(socket.parent, ignore_errors=True)
     return {}
 
 
@@ -85,12 +86,11 @@ def _asker(worker: Worker, signature: JSON) -> Ask:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The version that is checked: its folder, its worker, and the rows it is asked."""
+    """The version that is checked: its folder, placed, its worker, and the rows it is asked."""
 
     version: Version
     signature: JSON
     folder: Path
-    socket: Path
     worker: Worker
     evaluation: Evaluation
 
@@ -184,19 +184,15 @@ def _taken_over(work: Work, kept: keeping.Kept, champion: Champion | None) -> bo
 
 def _answers_of_another(work: Work, asked: _Asked, folder: Path, rows: pa.Table) -> Answers | str:
     """Ask a worker of its own; a sentence where it does not answer."""
-    version = asked.version
-    # A folder of its own: each command's writable folders belong to that command's user.
-    socket = asked.socket.parent.with_name(f"{asked.socket.parent.name}r") / "s"
-    assert version.lock_digest is not None, f"{version} is not sealed"
+    run, lock_digest = work.run.id, asked.version.lock_digest
+    assert lock_digest is not None, f"{asked.version} is not sealed"
     try:
-        with work.tools.workers.started(folder, version.lock_digest, socket) as worker:
+        with work.tools.hosts.another(run, lock_digest, folder) as worker:
             return _asker(worker, asked.signature)(rows)
     except PenstockError as error:
         return error.what
     except AskError as error:
         return f"{error.status}: {error.message}"
-    finally:
-        shutil.rmtree(socket.parent, ignore_errors=True)
 
 
 def _material(
@@ -235,7 +231,8 @@ def _golden(work: Work, asked: _Asked, first: Answers, rows: pa.Table) -> CheckR
     changed = surroundings.code_changes(work, asked.folder)
     if not changed:
         return parity.unchanged(changed)
-    folder = surroundings.as_training_left(work, asked.folder, changed)
+    left = surroundings.as_training_left(work, asked.folder, changed)
+    folder = work.tools.hosts.place(work.run.id, left, "as-left")
     return parity.as_trained(first, _answers_of_another(work, asked, folder, rows), changed)
 
 

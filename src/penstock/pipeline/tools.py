@@ -20,6 +20,7 @@ from penstock.inference.asking import Told
 from penstock.inference.endpoint import Endpoint
 from penstock.inference.prediction_log.counting import Arms
 from penstock.pipeline.prediction_logs import PredictionLogs
+from penstock.pipeline.warm_hosts import WarmHosts
 from penstock.pipeline.workers import Workers
 from penstock.ports import (
     ArtifactStore,
@@ -44,6 +45,8 @@ class Tools:
     sandbox: Sandbox
     environments: Environments
     workers: Workers
+    hosts: WarmHosts
+    """Of the builds under way."""
     notifier: Notifier
     clock: Clock
     predict_url: str
