@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class _Kept:
     host: Future[Host] | None = None
     another: Future[_Another] | None = None
     idle: threading.Timer | None = None
-    names: count[int] = field(default_factory=count[int])
+    names: Iterator[int] = field(default_factory=count)
 
 
 class WarmHosts:
