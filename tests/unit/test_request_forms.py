@@ -299,6 +299,18 @@ def test_an_answer_reads_the_same_in_every_form(
     assert told == replies.Told(["yes", "no"], ANSWER.probability, ["no", "yes"])
 
 
+def test_a_stream_that_a_worker_made_up_is_refused_not_believed() -> None:
+    about = {"classes": "[0]"}
+    sound = tables.write({"prediction": ["one", "two"]}, about)
+    # The offsets of the two texts, 0, 3 and 6: the last points behind what is there.
+    lie = sound.replace(struct.pack("<3i", 0, 3, 6), struct.pack("<3i", 0, 3, 2**30))
+    assert lie != sound
+
+    assert replies.told(frames.V2, frames.ARROW_MEDIA, sound).prediction == ["one", "two"]
+    with pytest.raises(ValueError, match=r"offset|bytes|buffer"):
+        replies.told(frames.V2, frames.ARROW_MEDIA, lie)
+
+
 def test_only_what_is_asked_for_is_answered_in_the_callers_order() -> None:
     outputs = [{"name": "probability"}]
     request = requests.understand(frames.V2_BINARY, binary(outputs=outputs), COLUMNS)

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from . import frames, tables, tensors  # noqa: TID252  also imported as penstock_worker
+from .bodies import MAX_ROWS  # noqa: TID252
 from .rows import Answer, AnswerError  # noqa: TID252
 
 if TYPE_CHECKING:
@@ -182,9 +183,10 @@ def _stream(answer: Answer, about: About) -> bytes:
 
 
 def _told_by_stream(body: bytes) -> Told:
-    arrow = tables.pyarrow()
-    with arrow.ipc.open_stream(arrow.BufferReader(body)) as stream:
-        table = stream.read_all()
+    try:
+        table = tables.stream(tables.pyarrow(), body, MAX_ROWS)
+    except tables.TableError as error:
+        raise ValueError(str(error)) from None
     facts: dict[bytes, bytes] = table.schema.metadata or {}
     names = [name for name in table.column_names if name.startswith(_PREFIX)]
     columns = [table.column(name).to_pylist() for name in names]

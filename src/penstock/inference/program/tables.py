@@ -9,6 +9,7 @@ than `MAX_BYTES`: a megabyte of Parquet may hold a thousand of them.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import importlib
 import io
@@ -65,7 +66,7 @@ def read(
         if kind == frames.PARQUET:
             table = _parquet(arrow, body, max_rows)
         else:
-            table = _stream(arrow, body, max_rows)
+            table = stream(arrow, body, max_rows)
     except arrow.lib.ArrowException as error:  # broken, cut off, or of a type it does not know
         raise TableError(f"The body is not {MEDIA[kind]}: {_first_line(error)}") from None
     except (OSError, ValueError) as error:
@@ -130,7 +131,13 @@ def _separated(body: bytes, columns: Sequence[Column] | None) -> dict[str, list[
 
 def _read_as(column: Column, texts: list[str]) -> list[Any]:
     """Read cells as a column's type; one that does not fit stays the text that it is."""
-    convert = _CONVERT.get("" if column.kind else column.datatype, _text)
+    datatype = "" if column.kind else column.datatype
+    if datatype == "FP64" and "_" not in "".join(texts):
+        with contextlib.suppress(ValueError):  # the usual case without a look at each cell
+            numbers = list(map(float, texts))
+            if not any(map(math.isnan, numbers)):
+                return cast("list[Any]", numbers)
+    convert = _CONVERT.get(datatype, _text)
     return [convert(text) for text in texts]
 
 
@@ -184,7 +191,13 @@ def _parquet(arrow: Any, body: bytes, max_rows: int) -> Any:
     return file.read(use_threads=False)
 
 
-def _stream(arrow: Any, body: bytes, max_rows: int) -> Any:
+def stream(arrow: Any, body: bytes, max_rows: int) -> Any:
+    """Return the table in an Arrow stream that nobody vouches for.
+
+    Raises
+    ------
+    TableError, pyarrow.ArrowException, OSError, ValueError
+    """
     batches: list[Any] = []
     rows = size = 0
     with arrow.ipc.open_stream(arrow.BufferReader(body)) as stream:
