@@ -56,6 +56,7 @@ def reply(part: bytes, number: int, size: int, connection: socket.socket) -> byt
             status, answer = obey(asked, connection)
         name = asked.get("id", name.decode()).encode()
         answer |= {"number": number, "batch": size, "n": asked.get("n"), "kind": kind}
+        answer["id"] = name.decode()
     return (
         struct.pack("<HBB", status, len(name), 0)
         + name

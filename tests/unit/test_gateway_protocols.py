@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from penstock.inference.gateway import grpc_service, openapi
 from penstock.inference.gateway.answers import anonymous
 from penstock.inference.gateway.paths import understand
-from penstock.inference.program import frames, tensors
-from tests.unit.gateway_rig import a_rig, running
-from tests.unit.packed_versions import people
+from penstock.inference.prediction_log.segments import read
+from penstock.inference.prediction_log.table import Known, answered
+from penstock.inference.program import bodies, frames, tensors
+from tests.unit.gateway_rig import a_rig, running, version
+from tests.unit.packed_versions import SIGNATURE, people
 from tests.unit.protocol_rig import ModelRig, models
 
 TABLE = pa.table(
@@ -132,6 +134,55 @@ def test_a_head_is_a_get_without_its_body(rig: ModelRig) -> None:
     answer = rig.client.head(rig.url + "/v2/health/ready")
 
     assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_every_form_is_in_the_log_as_the_model_saw_it(rig: ModelRig) -> None:
+    raw = tensors.encode("FP32", [40, 5])
+    given = json.loads(people(40, 5, city=["Bern", None], visits=[1, 2], member=[True, False]))
+    plain = json.dumps(given).encode()
+    age = given["inputs"][0]
+    del age["data"]
+    age.update(datatype="FP32", parameters={"binary_data_size": len(raw)})
+    given["parameters"] = {"binary_data_output": True}
+    head = json.dumps(given).encode()
+    parquet = io.BytesIO()
+    pq.write_table(TABLE, parquet)
+    rows = [list(row.values()) for row in TABLE.to_pylist()]
+    frame = {"dataframe_split": {"columns": TABLE.column_names, "data": rows}}
+    split = json.dumps(frame).encode()
+    csv = b"age,city,visits,member\n40,Bern,1,true\n5,,2,false\n"
+    v2, mlflow = "/v2/models/credit/infer", "/models/credit/invocations"
+    length = str(len(head))
+    answers = [
+        post(rig, v2, plain, accept=ARROW),
+        post(rig, v2, head + raw, inference_header_content_length=length),
+        post(rig, mlflow, split),
+        post(rig, mlflow, csv, content_type="text/csv"),
+        post(rig, mlflow, parquet.getvalue(), content_type="application/vnd.apache.parquet"),
+        post(rig, mlflow, stream(), content_type=ARROW, accept=ARROW),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200] * 6
+    logged = {entry.id: entry for entry in read(rig.folder / "log" / "production" / "credit")}
+    known = Known(SIGNATURE, bodies.signature_columns(SIGNATURE))
+    for answer in answers:
+        told = answered(logged[answer.headers["penstock-prediction-id"]], known)
+        assert told is not None
+        assert told.asked.values == [[40.0, 5.0], ["Bern", None], [1, 2], [True, False]]
+        assert (told.predictions, told.scores) == (["no", "no"], [0.4, 0.05])
+
+
+def test_an_answer_without_a_row_in_the_log_has_no_id(tmp_path: Path) -> None:
+    with a_rig(tmp_path) as rig:
+        (tmp_path / "log").write_text("where the log's folder should be")
+        with running(rig):
+            rig.serve_these([version(1)])
+            answer, own = rig.ask(), rig.ask(id="mine")
+
+    assert (answer.status_code, answer.headers["penstock-logged"]) == (200, "no")
+    assert "penstock-prediction-id" not in answer.headers
+    assert "id" not in answer.json()
+    assert own.json()["id"] == "mine"
 
 
 def test_a_lost_id_is_taken_out_of_every_form() -> None:

@@ -318,7 +318,7 @@ def told_by(status: int, body: bytes) -> Told:
     if "probability" in outputs:
         flat, width = outputs["probability"]["data"], outputs["probability"]["shape"][1]
         probability = [flat[row * width : (row + 1) * width] for row in range(rows)]
-    name = str(document["id"])
+    name = str(document.get("id", ""))  # none while the log's disk is full
     return Told(
         prediction=prediction,
         probability=probability,

@@ -71,7 +71,7 @@ _SCHEMAS: dict[str, Schema] = {
         ),
     ),
     "InferResponse": _object(
-        "model_name model_version outputs id",
+        "model_name model_version outputs",
         model_name=_TEXT,
         model_version=_TEXT,
         id=_TEXT,
@@ -94,7 +94,7 @@ _SCHEMAS: dict[str, Schema] = {
         ]
     },
     "Predictions": _object(
-        "predictions id", predictions=_ROWS, probabilities=_list(_list({"type": "number"})), id=_ID
+        "predictions", predictions=_ROWS, probabilities=_list(_list({"type": "number"})), id=_ID
     ),
     "Ready": _object("name ready", name=_TEXT, ready={"const": True}),
     "IndexRequest": _object(ready={"type": "boolean"}),

@@ -23,7 +23,14 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from penstock.domain import Deployment, Environment, Role
-from penstock.inference.gateway.answers import Answer, Header, RefusedError, refused, replied
+from penstock.inference.gateway.answers import (
+    Answer,
+    Header,
+    RefusedError,
+    anonymous,
+    refused,
+    replied,
+)
 from penstock.inference.gateway.batching import Failure, Outcome, Ticket
 from penstock.inference.gateway.deadlines import Deadlines
 from penstock.inference.gateway.overload import Pace, Room, retry_after
@@ -392,9 +399,11 @@ def _answer(ticket: Ticket, outcome: Outcome, more: tuple[Header, ...]) -> Answe
         else _NOT_LOGGED,
         *more,
     )
-    if isinstance(outcome, Reply):
-        return replied(outcome, headers)
-    return refused(outcome, headers, ticket.kind)
+    if not isinstance(outcome, Reply):
+        return refused(outcome, headers, ticket.kind)
+    if not ticket.logged and outcome.id == ticket.id.decode():  # a caller's own stays its own
+        outcome = anonymous(outcome)
+    return replied(outcome, headers)
 
 
 def _bucket(question: Question, routes: ModelRoutes) -> int:
