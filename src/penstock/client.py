@@ -277,6 +277,22 @@ class Client:
 
     # Production
 
+    def predictions(self, model: str, **asked: str | int | None) -> Any:
+        """Return answered rows of a model, newest first.
+
+        Parameters
+        ----------
+        asked
+            ``since`` and ``until``, ISO 8601; ``version``; ``arm``; ``id``; ``errors``, 1 for
+            errors only; ``environment``; ``limit``.
+        """
+        return self._data(_Call("GET", f"{_model(model)}/predictions", asked, timeout_s=120))
+
+    def predictions_file(self, model: str, kind: str, **asked: str | int | None) -> IO[bytes]:
+        """Return answered rows as an open file, ``csv`` or ``parquet``; close it."""
+        query = {**asked, "format": kind}
+        return self._open(_Call("GET", f"{_model(model)}/predictions", query, timeout_s=600))
+
     def label(
         self, model: str, labels: Sequence[Mapping[str, Any]] | Mapping[str, Any] | bytes
     ) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -308,6 +309,31 @@ def test_a_reader_by_glob_sees_only_whole_hours_and_each_row_once(house: House) 
             f"read_parquet('{house.root}/parquet/production/m/*/*/*.parquet') group by all"
         ).fetchall()
     assert [(str(row[0]), int(row[1]), *row[2:]) for row in found] == [("2026-11-30", 22, 8, 8)]
+
+
+def test_the_queries_of_the_documentation_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "prediction-log.md").read_text("utf-8")
+    queries = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    house = House(tmp_path)
+    two_hours(house)
+    refused = entry(f"r{house.count}", house.now)._replace(status=422, code="PS551")
+    house.log.append("production", "m", [refused])
+    house.later(hours=2)
+    house.keep()
+    house.log.close()
+    monkeypatch.chdir(tmp_path)
+
+    with duckdb.connect() as connection:
+        found = [
+            connection.sql(query.replace("/churn/", "/m/").strip().rstrip(";")).fetchall()
+            for query in queries
+        ]
+    assert len(found) == 3
+    assert found[0] == [(1, "champion", 12, 2.0, 2.0)]
+    assert [(int(row[1]), row[2]) for row in found[1]] == [(22, 8), (23, 3)]
+    assert [row[:3] for row in found[2]] == [("PS551", 422, 1)]
 
 
 def test_hours_go_to_a_store_and_are_read_from_there(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from penstock.cli.answered import show_predictions
 from penstock.cli.pacing import Pacing, is_pace
 from penstock.cli.session import Session, as_json, columns, session
 from penstock.client import Client
@@ -154,7 +155,7 @@ def follow(here: Session, run: int, *, exit_status: bool, seen: bool = False) ->
     return outcome if exit_status else 0
 
 
-def logs(
+def logs(  # noqa: PLR0913 -- each is an option
     ctx: typer.Context,
     of: Annotated[str, typer.Argument(help="A run, a version such as churn@4, or a model.")],
     *,
@@ -162,15 +163,38 @@ def logs(
     grep: Annotated[str | None, typer.Option(help="Only lines that hold this text.")] = None,
     tail: Annotated[int, typer.Option(min=0, help="Last lines only; 0 = all.")] = 0,
     follow_: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="What a model was asked and answered.")
+    ] = False,
+    since: Annotated[str | None, typer.Option(help="Such as 2026-11-30T08:00, in UTC.")] = None,
+    until: Annotated[str | None, typer.Option(help="The same; default: now.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Of one version.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="One prediction.")] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Errors only.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Rows as CSV.")] = False,
+    parquet: Annotated[Path | None, typer.Option(help="Write the rows into this file.")] = None,
 ) -> int:
     """Show what a run's steps wrote, or find a text in it; in all runs of a model, by its name.
 
-    With --grep, the exit code is 1 when no line holds the text.
+    With --grep, the exit code is 1 when no line holds the text. With --predictions, rows of the
+    prediction log, newest first: what came in, what was answered, and the label if it has come.
     """
     here = session(ctx)
+    asked = {"since": since, "until": until, "version": version, "id": id_}
+    if predictions:
+        wanted = {**asked, "errors": int(errors), "limit": limit}
+        return show_predictions(here, of, wanted, csv=csv, parquet=parquet)
+    if csv or errors or parquet or limit or any(value is not None for value in asked.values()):
+        raise UsageError(
+            "PS051",
+            "--since, --until, --version, --id, --errors, --limit, --csv and --parquet choose "
+            "among predictions.",
+            hint=f"Add --predictions: penstock logs {of} --predictions",
+        )
     client = here.client()
-    name, _, version = of.partition("@")
-    if grep is not None and not version and not of.isdigit():
+    name, _, number = of.partition("@")
+    if grep is not None and not number and not of.isdigit():
         return _grep(here, client.find_in_logs(name, grep), across=True)
     run = run_of(client, of)
     if grep is not None and not follow_:

@@ -87,6 +87,23 @@ class Labelled:
     """With or without a label."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows somebody wants to see."""
+
+    since: datetime
+    """Aware; included."""
+    until: datetime
+    """Aware; not included."""
+    number: int | None = None
+    role: str | None = None
+    id: str | None = None
+    """Of a row, or of a request: then all of its rows."""
+    errors: bool = False
+    """Only what was answered with an error."""
+    limit: int = 100
+
+
 class PredictionTable:
     """The rows of one model.
 
@@ -128,6 +145,27 @@ class PredictionTable:
         rows = self._ask(_LABELLED, window, label=known)
         counted = self._ask(_ANSWERED, window).to_pylist()
         return Labelled(rows, counted[0]["answered"] if counted else 0)
+
+    def rows(self, wanted: Wanted) -> pa.Table:
+        """Return rows with every column, newest first."""
+        if not self._files:
+            return pa.table({})
+        where = ["ts >= $since and ts < $until"]
+        values: dict[str, Any] = {"since": wanted.since, "until": wanted.until}
+        for column, value in (("number", wanted.number), ("role", wanted.role)):
+            if value is not None:
+                where.append(f"{column} = ${column}")
+                values[column] = value
+        if wanted.id is not None:
+            where.append("(prediction_id = $id or request_id = $id)")
+            values["id"] = wanted.id
+        if wanted.errors:
+            where.append("status >= 400")
+        order = "order by ts desc, request_id, row limit $limit"
+        query = f"select * from log where {' and '.join(where)} {order}"  # noqa: S608  literals
+        with self._log() as (connection, _):
+            values["limit"] = wanted.limit
+            return connection.sql(query, params=values).to_arrow_table()
 
     def _ask(
         self,

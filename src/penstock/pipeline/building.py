@@ -29,6 +29,7 @@ from penstock.check.signature import infer_signature
 from penstock.config import Build, LimitSettings, ModelConfig
 from penstock.domain import JSON
 from penstock.errors import StoppedError
+from penstock.inference.prediction_log.redaction import require_known
 from penstock.pipeline import (
     adopting,
     attesting,
@@ -368,6 +369,7 @@ def store(work: Work, prepared: JSON) -> JSON:
             config.evaluate,
             task=config.model.task,
         )
+        require_known(config.serving.log_without, signature)
         pack.with_signature(staged, signature)
     digest = pack.pack(staged, tools.store)
     pack.unpack(digest, tools.store, tools.home / "models")

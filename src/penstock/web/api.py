@@ -28,6 +28,7 @@ from penstock.web import (
     fairness,
     git,
     log_routes,
+    predictions,
     trust,
     versions,
     views,
@@ -158,6 +159,7 @@ def routes(control: Control) -> APIRouter:
     fairness.api(router, control)
     versions.api(router, control)
     log_routes.routes(router, control)
+    predictions.api(router, control)
     return router
 
 

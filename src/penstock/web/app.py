@@ -19,7 +19,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from penstock import __version__
 from penstock.errors import NotFoundError, PenstockError, UsageError
-from penstock.web import api, drawing, explaining, fairness, git, pages, versions
+from penstock.web import (
+    api,
+    drawing,
+    explaining,
+    fairness,
+    git,
+    pages,
+    predictions,
+    versions,
+)
 from penstock.web.access import Access
 from penstock.web.control import Control
 from penstock.web.envelope import refused
@@ -55,6 +64,7 @@ def create_app(control: Control) -> Access:
     app.include_router(explaining.routes(draw))
     app.include_router(fairness.routes(draw))
     app.include_router(versions.routes(draw))
+    app.include_router(predictions.routes(draw))
     app.include_router(pages.routes(draw))
     app.mount("/static", drawing.StaticFiles())
 

@@ -45,6 +45,7 @@ from penstock.inference.gateway.sticky import (
     customer_in,
 )
 from penstock.inference.gateway.workers import Fleet, StartWorker, attempt_s
+from penstock.inference.prediction_log.redaction import redacted
 from penstock.inference.prediction_log.segments import Entry, PredictionLog
 from penstock.inference.prediction_log.segments import Outcome as Logged
 from penstock.inference.program.frames import JSON_MEDIA, V2, Reply
@@ -102,12 +103,14 @@ class Predictions:
         self._numbers = count(1)
         self._in_flight: defaultdict[tuple[str, str], dict[int, int]] = defaultdict(dict)
         self._active: set[tuple[str, str]] = set()
+        self._without: dict[tuple[str, str], frozenset[str]] = {}
         self._watched: list[tuple[str, str]] = []
         self._paces: defaultdict[tuple[str, str, int], Pace] = defaultdict(Pace)
 
     def serve(self, routes: dict[tuple[str, str], ModelRoutes]) -> None:
         """Answer by these routes from now on."""
         self.routes = routes
+        self._without = {key: _left_out(each) for key, each in routes.items()}
         self._watched = [key for key, each in routes.items() if each.challenger is not None]
         running = {(*key, number) for key, each in routes.items() for number in each.running}
         for key in self._paces.keys() - running:
@@ -190,13 +193,21 @@ class Predictions:
                 entries += _entries(ticket, outcome)
         if entries:
             deployment = _deployment(pending[0][0])
-            kept = self.log.append(deployment.environment.value, deployment.model, entries)
+            kept = self._log(deployment, entries)
         for ticket, outcome in pending:
             ticket.logged = kept
             ticket.future.set_result(outcome)
         replies = sum(isinstance(outcome, Reply) for _, outcome in pending)
         if replies:
             self._paces[_key(_deployment(pending[0][0]))].answered(replies, now_s)
+
+    def _log(self, deployment: Deployment, entries: list[Entry]) -> bool:
+        """Log entries, without the columns that any version of the model keeps out."""
+        key = (deployment.environment.value, deployment.model)
+        without = self._without.get(key)
+        if without:
+            entries = [redacted(entry, without, deployment.signature) for entry in entries]
+        return self.log.append(*key, entries)
 
     def _draw(self, question: Question, routes: ModelRoutes, number: int, now: datetime) -> Ticket:
         bucket = _bucket(question, routes)
@@ -245,9 +256,7 @@ class Predictions:
         routes = self.routes.get((deployment.environment.value, deployment.model))
         champion = None if routes is None else self._champion(routes)
         if champion is None:
-            ticket.logged = self.log.append(
-                deployment.environment.value, deployment.model, _entries(ticket, outcome)
-            )
+            ticket.logged = self._log(deployment, _entries(ticket, outcome))
             return self._told(ticket, outcome)
         second = Ticket(
             ticket.kind,
@@ -404,6 +413,12 @@ def _answer(ticket: Ticket, outcome: Outcome, more: tuple[Header, ...]) -> Answe
     if not ticket.logged and outcome.id == ticket.id.decode():  # a caller's own stays its own
         outcome = anonymous(outcome)
     return replied(outcome, headers)
+
+
+def _left_out(routes: ModelRoutes) -> frozenset[str]:
+    """Return the columns that the log must not hold: what one version asks for, all keep to."""
+    named = (each.serving.get("log_without", ()) for each in routes.running.values())
+    return frozenset(name for names in named for name in names)
 
 
 def _bucket(question: Question, routes: ModelRoutes) -> int:

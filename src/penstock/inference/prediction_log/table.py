@@ -14,7 +14,6 @@ The bodies are read with the worker's own functions, so a row holds what the mod
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
@@ -23,6 +22,7 @@ import pyarrow as pa
 
 from penstock.domain import JSON, Environment
 from penstock.inference.prediction_log.records import Entry
+from penstock.inference.prediction_log.redaction import error_code
 from penstock.inference.program import bodies, frames, replies, requests
 
 SignatureOf = Callable[[int], JSON | None]
@@ -126,22 +126,15 @@ def answered(entry: Entry, known: Known) -> Answered | None:
 def _asked(entry: Entry, columns: tuple[bodies.Column, ...] | None) -> bodies.Asked:
     """Return what was asked; no inputs where the log holds none, or none that can be read."""
     try:
-        if entry.without and columns is not None:
+        kind = entry.kind
+        if entry.without:
+            kind = frames.V2
             kept = {str(one["name"]) for one in bodies.decode(entry.request)["inputs"]}
-            columns = tuple(column for column in columns if column.name in kept)
-        return requests.understand(entry.kind, entry.request, columns).asked
+            if columns is not None:
+                columns = tuple(column for column in columns if column.name in kept)
+        return requests.understand(kind, entry.request, columns).asked
     except (bodies.RequestError, LookupError, TypeError, ValueError):
         return bodies.Asked((), [], min(entry.rows, bodies.MAX_ROWS))
-
-
-def error_code(entry: Entry) -> str | None:
-    """Return the code of an entry's error, the gateway's or the worker's own."""
-    if entry.code or entry.status < 400:
-        return entry.code or None
-    try:
-        return str(json.loads(entry.reply)["code"])[:20]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
 
 
 def _scores(
