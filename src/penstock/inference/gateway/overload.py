@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from penstock.inference.gateway.answers import RefusedError
 from penstock.inference.gateway.batching import Failure
@@ -28,27 +26,28 @@ class Room:
         """Requests that ended, an older second counting half of a newer one."""
         self._since_s = time.monotonic()
 
-    @contextmanager
-    def held(self, size: int) -> Generator[None]:
+    def held(self, size: int) -> Place:
         """Hold a place for a request of so many bytes while it is in the house.
 
-        Raises
-        ------
-        RefusedError
-            PS546: there is no room, with the time after which there may be.
+        Entering raises RefusedError, PS546, where there is no room, with the time after which
+        there may be.
         """
+        return Place(self, size)
+
+    def take(self, size: int) -> None:
+        """Count a request, or refuse it."""
         if self.requests >= self._max_requests or self._bytes + size > self._max_bytes:
             what = f"The gateway holds {self.requests} requests already."
             failure = Failure(503, "PS546", what, "Wait as long as Retry-After says.")
             raise RefusedError(failure, headers=(retry_after(self._wait_s()),))
         self.requests += 1
         self._bytes += size
-        try:
-            yield
-        finally:
-            self.requests -= 1
-            self._bytes -= size
-            self._left += 1
+
+    def give(self, size: int) -> None:
+        """Count a request no more."""
+        self.requests -= 1
+        self._bytes -= size
+        self._left += 1
 
     def _wait_s(self) -> float:
         """Estimate how long half of what is held will take."""
@@ -57,6 +56,22 @@ class Room:
         if now_s - self._since_s > 2:
             self._left, self._since_s = self._left / 2, (now_s + self._since_s) / 2
         return self.requests / 2 / per_s if per_s else 1.0
+
+
+class Place:
+    """A request's place in the room, from entering to leaving."""
+
+    __slots__ = ("_room", "_size")
+
+    def __init__(self, room: Room, size: int) -> None:
+        self._room = room
+        self._size = size
+
+    def __enter__(self) -> None:
+        self._room.take(self._size)
+
+    def __exit__(self, *_: object) -> None:
+        self._room.give(self._size)
 
 
 class Pace:

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -99,7 +99,7 @@ class Predictions:
         self.deadlines = Deadlines()
         self._loop = asyncio.get_running_loop()
         self._random = random.Random(settings.seed)  # noqa: S311  splits traffic, keeps no secret
-        self._prefix = secrets.token_hex(6)
+        self._prefix = secrets.token_hex(6).encode()
         self._numbers = count(1)
         self._in_flight: defaultdict[tuple[str, str], dict[int, int]] = defaultdict(dict)
         self._active: set[tuple[str, str]] = set()
@@ -215,7 +215,7 @@ class Predictions:
         role = EXPLICIT if question.number is not None else deployment.role.value
         return Ticket(
             question.kind,
-            b"%s-%x" % (self._prefix.encode(), number),
+            b"%s-%x" % (self._prefix, number),
             question.body,
             self._loop.create_future(),
             question.wants,
@@ -315,8 +315,10 @@ class Predictions:
         return self._settings.deadline_of(deployment.serving)
 
     def _told(self, ticket: Ticket, outcome: Outcome) -> Answer:
+        if outcome.status != 503:
+            return _answer(ticket, outcome, ())
         wait_s = self._paces[_key(_deployment(ticket))].wait_s()
-        return _answer(ticket, outcome, (retry_after(wait_s),) if outcome.status == 503 else ())
+        return _answer(ticket, outcome, (retry_after(wait_s),))
 
     def _champion(self, routes: ModelRoutes) -> Deployment | None:
         champion = routes.champion
@@ -399,9 +401,9 @@ def _entry(ticket: Ticket, outcome: Outcome, logged: Logged) -> Entry:
 
 def _answer(ticket: Ticket, outcome: Outcome, more: tuple[Header, ...]) -> Answer:
     name = outcome.id if isinstance(outcome, Reply) else ticket.id.decode()
+    deployment = _deployment(ticket)
     headers: tuple[Header, ...] = (
-        (b"penstock-version", _version(ticket).encode()),
-        (b"penstock-arm", ticket.role.encode()),
+        *_who(deployment.model, deployment.number, ticket.role),
         # A caller's own id may hold anything; a header may not.
         (b"penstock-prediction-id", quote(name, safe=":/@ +").encode())
         if ticket.logged
@@ -421,6 +423,12 @@ def _left_out(routes: ModelRoutes) -> frozenset[str]:
     return frozenset(name for names in named for name in names)
 
 
+@lru_cache(maxsize=4096)
+def _who(model: str, number: int, role: str) -> tuple[Header, Header]:
+    """Return the headers that say who answered."""
+    return (b"penstock-version", f"{model}@{number}".encode()), (b"penstock-arm", role.encode())
+
+
 def _bucket(question: Question, routes: ModelRoutes) -> int:
     """Return where a request's key falls; a body is parsed only where a rollout has one."""
     challenger = routes.challenger
@@ -433,7 +441,7 @@ def _bucket(question: Question, routes: ModelRoutes) -> int:
 
 
 def _key(deployment: Deployment) -> tuple[str, str, int]:
-    return deployment.environment.value, deployment.model, deployment.number
+    return deployment.environment, deployment.model, deployment.number
 
 
 def _deployment(ticket: Ticket) -> Deployment:
