@@ -147,7 +147,10 @@ class Supervisor:
             )
 
     def _note(self, part: str) -> None:
-        (self.home / "run" / f"{part}.pid").write_text(str(self._children[part].pid))
+        path = self.home / "run" / f"{part}.pid"
+        new = path.with_suffix(".new")
+        new.write_text(str(self._children[part].pid))
+        new.replace(path)  # whoever reads it finds a whole number
 
     def _died(self, part: str, code: int) -> None:
         if part == "gateway" and self._candidate is not None:

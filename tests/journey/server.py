@@ -344,6 +344,8 @@ class Traffic:
     """Connections that were not there: the gateway was being started again."""
     answers: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     """Prediction id and the version that answered."""
+    errors: Counter[str] = field(default_factory=Counter[str])
+    """What others were told."""
 
     def __enter__(self) -> Self:
         self._stop = threading.Event()
@@ -389,6 +391,8 @@ class Traffic:
                 self.statuses[response.status] += 1
                 if response.status == 200:
                     self.answers.append((told["id"], int(told["model_version"])))
+                else:
+                    self.errors[f"{response.status} {told['error']}"] += 1
             time.sleep(self.pause_s)
         connection.close()
 

@@ -4,6 +4,8 @@ One server lives through all of it. A round takes a version from its start throu
 promotion and a rollback to its end; right after each change one process is killed or stopped.
 The rollouts are made by the test, so that each moment is met exactly; the engine and control are
 the real ones. What a killed gateway has in its hands is lost, and only that.
+A worker that is stopped and not killed is found out by the deadline of what it has in its hands:
+that costs what it holds, and stands in the unit tests.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import psutil
 import pytest
 
+from penstock import supervisor
 from penstock.domain import Environment, Role
 from penstock.inference.prediction_log import segments
 from penstock.records import rollouts
@@ -34,23 +37,51 @@ CALLERS = 4
 PAUSE_S = 0.005
 STOPPED_S = 0.4
 """So long the gateway, the engine and control are stopped; far less than a deadline."""
-Harm = Callable[[Server], None]
+MOMENTS = ("start", "step", "promote", "rollback", "drain")
+WORKERS = ("the old worker", "the new worker")
 
 
-def moments() -> dict[str, list[Place]]:
-    """The life of version 2 beside version 1, as splits."""
+def places_at(moment: str, old: int, new: int) -> list[Place]:
+    """One moment in the life of a new version beside an old one, as a split."""
     lease = clock() + timedelta(hours=1)
-    challenger = Place(2, Role.CHALLENGER, 0, lease_until=lease)
     return {
-        "start": [Place(1, Role.CHAMPION, 100), challenger],
-        "step": [
-            Place(1, Role.CHAMPION, 50),
-            Place(2, Role.CHALLENGER, 50, lease_until=lease),
+        "start": [
+            Place(old, Role.CHAMPION, 100),
+            Place(new, Role.CHALLENGER, 0, lease_until=lease),
         ],
-        "promote": [Place(2, Role.CHAMPION, 100), Place(1, Role.PREVIOUS, 0)],
-        "rollback": [Place(1, Role.CHAMPION, 100), Place(2, Role.PREVIOUS, 0)],
-        "drain": [Place(1, Role.CHAMPION, 100)],
-    }
+        "step": [
+            Place(old, Role.CHAMPION, 50),
+            Place(new, Role.CHALLENGER, 50, lease_until=lease),
+        ],
+        "promote": [Place(new, Role.CHAMPION, 100), Place(old, Role.PREVIOUS, 0)],
+        "rollback": [Place(old, Role.CHAMPION, 100), Place(new, Role.PREVIOUS, 0)],
+        "drain": [Place(new, Role.CHAMPION, 100)],
+    }[moment]
+
+
+def lives() -> Iterator[list[str]]:
+    """Return what is done at each moment, life by life, until each was done at each moment.
+
+    In one life each worker is harmed once at most: a version whose workers die again and again
+    within seconds is refused for a while, rightly.
+    """
+    names = list(HARMS)
+    left = {m: names[2 * at :] + names[: 2 * at] for at, m in enumerate(MOMENTS)}
+    while any(left.values()):
+        harmed: set[str] = set()
+        life: list[str] = []
+        for moment in MOMENTS:
+            fit = [one for one in left[moment] if _worker(one) not in harmed]
+            chosen = fit[0] if fit else NOTHING
+            if fit:
+                left[moment].remove(chosen)
+                harmed |= {_worker(chosen)} & {*WORKERS}
+            life.append(chosen)
+        yield life
+
+
+def _worker(harm: str) -> str:
+    return next((one for one in WORKERS if harm.endswith(one)), "none")
 
 
 def split(server: Server, places: list[Place]) -> None:
@@ -74,21 +105,24 @@ def settled(server: Server, places: list[Place]) -> bool:
     )
 
 
+Harm = Callable[[Server, tuple[int, int]], None]
+"""Done to a server whose old and new version have these numbers."""
+
+
 # ---- what is done to it ----------------------------------------------------------------------
 
 
 def worker_pids(server: Server, number: int) -> list[int]:
-    """Return the processes that have a version loaded; one that starts is waited for."""
-    (row,) = server.rows(f"SELECT artifact_digest FROM version WHERE number = {number}")
-    ends = time.monotonic() + 1
-    found: list[int] = []
-    while not found and time.monotonic() < ends:
-        for child in psutil.Process(part_pid(server, "gateway")).children(recursive=True):
-            with suppress(psutil.Error):
-                line = " ".join(child.cmdline())
-                if "worker.py" in line and row.artifact_digest in line and not child.children():
-                    found.append(child.pid)
-    return found
+    """Return the process that has a version loaded, once it is ready; none that never is."""
+    ends = time.monotonic() + 3
+    while time.monotonic() < ends:
+        found = workers(server).get(number)
+        if found is not None and found["state"] == "ready":
+            with suppress(psutil.NoSuchProcess):
+                below = psutil.Process(found["pid"]).children(recursive=True)
+                return [found["pid"], *(child.pid for child in below)]
+        time.sleep(0.02)
+    return []
 
 
 def part_pid(server: Server, part: str) -> int:
@@ -103,20 +137,17 @@ def signalled(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def kill_worker(number: int) -> Harm:
-    return lambda server: signalled(worker_pids(server, number), signal.SIGKILL)
-
-
-def stop_worker(number: int) -> Harm:
-    return lambda server: signalled(worker_pids(server, number), signal.SIGSTOP)
+def to_worker(place: int, number: signal.Signals) -> Harm:
+    """Signal the worker of the old version, or of the new one."""
+    return lambda server, versions: signalled(worker_pids(server, versions[place]), number)
 
 
 def kill_part(part: str) -> Harm:
-    return lambda server: signalled([part_pid(server, part)], signal.SIGKILL)
+    return lambda server, _: signalled([part_pid(server, part)], signal.SIGKILL)
 
 
 def stop_part(part: str) -> Harm:
-    def harm(server: Server) -> None:
+    def harm(server: Server, _: tuple[int, int]) -> None:
         pids = [part_pid(server, part)]
         signalled(pids, signal.SIGSTOP)
         time.sleep(STOPPED_S)
@@ -125,12 +156,17 @@ def stop_part(part: str) -> Harm:
     return harm
 
 
+NOTHING = "do nothing"
+
+
+def reload(server: Server, _: tuple[int, int]) -> None:
+    supervisor.reload(server.home)
+
+
 HARMS: dict[str, Harm] = {
-    "nothing": lambda _: None,
-    "kill the worker of 1": kill_worker(1),
-    "kill the worker of 2": kill_worker(2),
-    "stop the worker of 1": stop_worker(1),
-    "stop the worker of 2": stop_worker(2),
+    NOTHING: lambda _, __: None,
+    "kill the old worker": to_worker(0, signal.SIGKILL),
+    "kill the new worker": to_worker(1, signal.SIGKILL),
     "kill the gateway": kill_part("gateway"),
     "stop the gateway": stop_part("gateway"),
     "kill the engine": kill_part("engine"),
@@ -150,11 +186,11 @@ def logged(server: Server) -> Counter[str]:
 
 
 @contextmanager
-def two_versions(folder: Path) -> Iterator[Server]:
+def two_versions(folder: Path) -> Generator[Server]:
     """A server with two versions of a model, the first in production."""
     with Server() as server:
         project = Project.toy(folder / "project")
-        project.change("penstock.toml", "[canary]", "[serving]\ndeadline_ms = 6000\n[canary]")
+        project.change("penstock.toml", "[canary]", "[serving]\ndeadline_ms = 4000\n[canary]")
         project.change("train.py", "1.0", "1.02")
         project.commit("a deadline")
         project.push(server)
@@ -166,27 +202,43 @@ def two_versions(folder: Path) -> Iterator[Server]:
         yield server
 
 
+class Watched:
+    """Callers, and what they noticed."""
+
+    def __init__(self, server: Server, traffic: Traffic) -> None:
+        self.server = server
+        self.traffic = traffic
+        self.noticed: list[str] = []
+
+    def during(self, what: str, moment: str, versions: tuple[int, int], harm: Harm) -> None:
+        """Change the split, do harm at once, and wait until all is well again."""
+        places = places_at(moment, *versions)
+        refused, bad = self.traffic.refused, not_answered(self.traffic)
+        split(self.server, places)
+        harm(self.server, versions)
+        self.server.until(lambda: settled(self.server, places), what, 30)
+        seen = self.traffic.statuses[200]
+        self.server.until(lambda: self.traffic.statuses[200] > seen + 20, what, 30)
+        lost, late = self.traffic.refused - refused, not_answered(self.traffic) - bad
+        if lost > (CALLERS if "kill the gateway" in what else 0):
+            self.noticed.append(f"{what}: {lost} connections lost")
+        if late > 0:
+            self.noticed.append(f"{what}: {late} not answered, {self.traffic.errors}")
+
+
 def test_whatever_dies_or_stops_at_whatever_moment_no_caller_notices(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    noticed: list[str] = []
     with two_versions(tmp_path) as server:
-        began_s = time.monotonic()
+        began_s, versions = time.monotonic(), (1, 2)
         with Traffic(server, toy_row, callers=CALLERS, pause_s=PAUSE_S) as traffic:
-            for harm_name, harm in HARMS.items():
-                for moment, places in moments().items():
-                    refused, bad = traffic.refused, not_answered(traffic)
-                    split(server, places)
-                    harm(server)
-                    what = f"{harm_name} at {moment}"
-                    server.until(lambda places=places: settled(server, places), what, 30)
-                    seen = traffic.statuses[200]
-                    server.until(lambda seen=seen: traffic.statuses[200] > seen + 20, what, 30)
-                    may_lose = CALLERS if harm_name == "kill the gateway" else 0
-                    if traffic.refused - refused > may_lose:
-                        noticed.append(f"{what}: {traffic.refused - refused} connections lost")
-                    if not_answered(traffic) > bad:
-                        noticed.append(f"{what}: {not_answered(traffic) - bad} not answered")
+            watched = Watched(server, traffic)
+            for life in lives():
+                for moment, harm in zip(MOMENTS, life, strict=True):
+                    watched.during(f"{harm} at {moment}", moment, versions, HARMS[harm])
+                versions = versions[1], versions[0]
+            watched.during("do nothing at step", "step", versions, HARMS[NOTHING])
+            watched.during("reload at promote", "promote", versions, reload)
         took_s = time.monotonic() - began_s
         server.stop()
         rows = logged(server)
@@ -195,9 +247,9 @@ def test_whatever_dies_or_stops_at_whatever_moment_no_caller_notices(
     answered = [name for name, _ in traffic.answers]
     record_property("requests_per_s", len(answered) / took_s)
     record_property("took_s", took_s)
-    assert noticed == [], noticed
+    assert watched.noticed == [], watched.noticed
     assert {name: rows[name] for name in answered if rows[name] != 1} == {}
-    assert journal.count("traffic.split") >= len(HARMS) * len(moments())
+    assert journal.count("traffic.split") >= len(HARMS) * len(MOMENTS)
 
 
 def not_answered(traffic: Traffic) -> int:

@@ -165,6 +165,7 @@ def test_the_workers_are_described(served: Rig) -> None:
 
     assert worker["rss_bytes"] > 10**6
     assert 0 < worker.pop("cold_start_s") < 20
+    assert worker.pop("pid") in [process.pid for process in served.processes]
     assert worker | {"rss_bytes": 0} == {
         "environment": "production",
         "model": "m",

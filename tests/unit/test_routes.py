@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sqlite3
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +16,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from penstock.domain import Environment, Role
+from penstock.domain import Deployment, Environment, Role
 from penstock.inference.gateway.cache import RouteCache
 from penstock.inference.gateway.routing import table
 from penstock.records import rollouts
 from penstock.records.rollouts import Place
 from penstock.records.routes import Routes
-from tests.unit.gateway_rig import version
+from tests.unit.gateway_rig import Rig, a_rig, running, version
 from tests.unit.test_rollout import House
 
 
@@ -140,3 +144,45 @@ def test_cached_routes_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert [one.share for one in cache.read() or []] == [100, 40]
     cache.path.write_text("[")
     assert cache.read() is None
+
+
+@pytest.mark.parametrize("what", ["gone", "locked"])
+def test_a_gateway_serves_and_replaces_dead_workers_without_its_database(
+    house: House, tmp_path: Path, what: str
+) -> None:
+    house.tested(1)
+    split(house, Environment.PRODUCTION, Place(1, Role.CHAMPION, 100))
+    read = Routes(house.database)
+
+    class Recorded(Rig):
+        def routes(self) -> list[Deployment]:
+            return list(read())
+
+    with a_rig(tmp_path) as made:
+        rig = Recorded(tmp_path, made.settings)
+        with running(rig):
+            rig.until(lambda: rig.states() == {1: "ready"})
+            lock = sqlite3.connect(tmp_path / "penstock.db", isolation_level=None)
+            if what == "gone":
+                for path in tmp_path.glob("penstock.db*"):
+                    path.unlink()
+                rig.until(lambda: rig.get("/v2/health/ready").json()["routes_error"] != "")
+            else:
+                house.database.close()
+                lock.execute("PRAGMA locking_mode = EXCLUSIVE")
+                lock.execute("BEGIN EXCLUSIVE")
+                with pytest.raises(sqlite3.OperationalError, match="locked"):
+                    read_now(tmp_path / "penstock.db")
+            before = rig.post("/v2/models/credit/infer").status_code
+            os.kill(rig.processes[0].pid, signal.SIGKILL)
+            after = rig.post("/v2/models/credit/infer").status_code
+            lock.close()
+
+        assert (before, after) == (200, 200)
+        assert len(rig.processes) == 2
+        rig.client.close()
+
+
+def read_now(path: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=0)) as other:
+        other.execute("SELECT * FROM route_change")

@@ -397,6 +397,7 @@ class Gateway:
             "role": deployment.role.value,
             "state": worker.state.value,
             "cold_start_s": worker.cold_start_s,
+            "pid": worker.pid,
             "rss_bytes": sizes.get(worker.pid or 0),
             "restarts": worker.restarts,
             "reason": worker.reason,
