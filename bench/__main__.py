@@ -3,6 +3,7 @@
 rollback   from the command to the last answer of the version that is left, under load
 delivery   what a push costs beyond the project's own training, with a warm environment
 build      what Penstock adds to a push of a real project, step by step
+hosts      workers forked from a warm host beside cold ones; many versions in one worker
 sandbox    what each level adds to the start of a program
 fairness   the whole report beside Fairlearn's MetricFrame
 explain    the explanation beside the library shap
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import build, explain, fairness, sandbox
+from bench import build, explain, fairness, hosts, sandbox
 from penstock import __version__
 from tests.journey.server import Project, Server, Traffic, toy_row
 
@@ -105,6 +106,7 @@ ALONE: dict[str, Callable[[], dict[str, Any]]] = {
     "build": build.measure,
     "explain": explain.measure,
     "fairness": fairness.measure,
+    "hosts": hosts.measure,
     "sandbox": sandbox.measure,
 }
 """Those that need no server."""

@@ -255,6 +255,19 @@ def test_after_an_import_that_started_threads_children_are_started_afresh(tmp_pa
                 assert predicted(ask) == ["no", "no"]
 
 
+def test_the_thread_of_arrows_allocator_hinders_no_fork(tmp_path: Path) -> None:
+    path = tmp_path / "h"
+    folder = pack(tmp_path / "v", CODE_OF_FRESH.replace("threaded", "pyarrow"))
+
+    with Host(started(path, packages=True), path) as host:
+        host.warm(["pyarrow"])
+        with forked(host, tmp_path / "w") as worker:
+            worker.load(folder)
+            worker.disconnect()
+            with connected(tmp_path / "w") as ask:
+                assert predicted(ask) == ["yes", "yes"]
+
+
 def test_a_socket_is_not_given_twice_while_its_child_lives(host: Host, tmp_path: Path) -> None:
     with forked(host, tmp_path / "w"), pytest.raises(StoppedError, match="already") as stopped:
         host.fork(tmp_path / "w")

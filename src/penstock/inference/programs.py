@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -118,6 +119,12 @@ class Connection:
         self._socket.sendall(frames.encode_request(parts))
         (size,) = frames.HEADER.unpack(self._receive(frames.HEADER.size))
         return frames.decode_reply(memoryview(self._receive(size)))
+
+    @property
+    def peer(self) -> int:
+        """The id of the process that listens, as this one sees it."""
+        found = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return struct.unpack("iII", found)[0]
 
     def close(self) -> None:
         """Hang up."""

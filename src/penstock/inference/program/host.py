@@ -47,6 +47,8 @@ LAST_WORDS = 4096
 START_S = 30.0
 """How long a child may take until it listens; it has only to be scheduled."""
 _SEND_S = 10.0
+_FORKS_WELL = (b"jemalloc_bg_thd",)
+"""Threads of pyarrow's allocator, which stops and forgets them around each fork."""
 _AT_ONCE = 4
 """Reads of one child's words before the others have their turn."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -428,12 +430,19 @@ def _die_with(host: int) -> None:
 
 
 def _threads() -> int:
+    """Count our threads, but those that set themselves right in a fork."""
     try:
-        return len(os.listdir("/proc/self/task"))  # noqa: PTH208  often asked
+        tasks = os.listdir("/proc/self/task")  # noqa: PTH208
+        return sum(_name(task) not in _FORKS_WELL for task in tasks)
     except OSError:  # no /proc: as Python sees it
         import threading  # noqa: PLC0415  in the rare case
 
         return threading.active_count()
+
+
+def _name(task: str) -> bytes:
+    with open(f"/proc/self/task/{task}/comm", "rb") as file:  # noqa: PTH123
+        return file.read().strip()
 
 
 def _family(pid: int) -> list[int]:
