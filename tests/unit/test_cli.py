@@ -10,9 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from penstock.build.project.starter import init
@@ -559,12 +562,32 @@ def test_labels_are_sent_typed_and_the_answer_is_told(
     penstock: Penstock, server: FakeServer
 ) -> None:
     Path("labels.csv").write_text("pay,late\np1,1\np2,0.5\np3,yes\np4,True\n", "utf-8-sig")
-    server.tell("POST /api/models/m/labels", {"kept": 4, "new": 3})
+    bad = {"row": 2, "id": "p2", "why": "its label is empty"}
+    told = {"kept": 3, "new": 2, "corrected": 1, "bad": 1, "matched": 2, "unmatched": 1}
+    examples = {"bad": [bad], "corrected": [], "unmatched": ["p9"]}
+    server.tell("POST /api/models/m/labels", {**told, "examples": examples})
 
-    result = penstock("label", "m", "labels.csv", "--id", "pay", "--y", "late")
+    result = penstock("label", "m", "labels.csv", "--id", "pay", "--label", "late")
 
-    assert [one["value"] for one in server.asked[0].json["labels"]] == [1, 0.5, "yes", True]
-    assert "4 labels are kept, 3 of them new" in result.out
+    assert [one["label"] for one in server.asked[0].json["labels"]] == [1, 0.5, "yes", True]
+    assert "3 labels are kept: 2 new, 1 corrected" in result.out
+    assert "1 belong to none yet: p9" in result.out
+    assert "row 2: its label is empty" in result.out
+
+
+def test_labels_are_read_from_parquet_with_their_times(
+    penstock: Penstock, server: FakeServer
+) -> None:
+    at = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    rows = pa.table({"id": ["p1"], "value": [1.5], "known": [at]})
+    pq.write_table(rows, "labels.parquet")
+    server.tell("POST /api/models/m/labels", {"kept": 1, "new": 1})
+
+    result = penstock("label", "m", "labels.parquet", "--at", "known")
+
+    (sent,) = server.asked[0].json["labels"]
+    assert sent == {"prediction_id": "p1", "label": 1.5, "at": "2026-03-01T08:00:00+00:00"}
+    assert result.code == 0
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from sqlalchemy import exc as sa_errors
 
 from penstock.domain import CheckResult, Environment, Role, RolloutState, RunState, Verdict
 from penstock.errors import ConflictError, IntegrityError, NotFoundError, UnreachableError
-from penstock.records import journal, rollouts, runs, tokens, watch
+from penstock.records import journal, labels, rollouts, runs, tokens, watch
 from penstock.records.database import Database
+from penstock.records.labels import Label
 from penstock.records.rollouts import Place, Plan
 from penstock.records.runs import Push, Seal
 
@@ -251,12 +252,30 @@ def test_a_message_is_told_once_and_tried_until_it_is_sent(database: Database) -
         assert watch.unsent(connection) == []
 
 
-def test_a_later_label_replaces_an_earlier_one(database: Database) -> None:
-    with database.write() as connection:
-        assert watch.add_labels(connection, "credit", {"a": "0", "b": "1"}, now=NOW) == 2
-        assert watch.add_labels(connection, "credit", {"b": "0", "c": "1"}, now=NOW) == 1
+def test_a_later_label_replaces_an_earlier_one_and_is_remembered(database: Database) -> None:
+    def given(**values: str) -> list[Label]:
+        return [Label(name, value) for name, value in values.items()]
 
+    with database.write() as connection:
+        first = labels.keep(connection, "credit", given(a="0", b="1"), now=NOW)
+        second = labels.keep(connection, "credit", given(a="0", b="0", c="1"), now=NOW)
+        late = Label("c", "0", NOW - timedelta(days=1))
+        third = labels.keep(connection, "credit", [late], now=NOW)
+
+        assert (first.new, second.new, second.same) == (2, 1, 1)
+        assert second.corrected == [("b", "1", "0")]
+        assert (third.older, third.corrected) == (1, [])
         assert watch.labels_of(connection, "credit") == {"a": "0", "b": "0", "c": "1"}
+        assert [value for value, _ in labels.history(connection, "credit", "b")] == ["1"]
+
+
+def test_one_call_may_hold_a_prediction_twice(database: Database) -> None:
+    with database.write() as connection:
+        both = [Label("a", "0"), Label("a", "1"), Label("a", "1")]
+        fates = labels.keep(connection, "credit", both, now=NOW)
+
+        assert (fates.new, len(fates.corrected), fates.same) == (1, 1, 1)
+        assert watch.labels_of(connection, "credit") == {"a": "1"}
 
 
 def test_a_monitor_is_advanced_by_one_of_two_ticks(database: Database) -> None:

@@ -5,11 +5,6 @@ Each prints what it is about first and asks, unless ``--yes`` says it before.
 
 from __future__ import annotations
 
-import csv
-import json as json_
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +12,6 @@ import typer
 from penstock.cli.looking import field, rows_of
 from penstock.cli.session import Session, session
 from penstock.errors import UsageError
-
-LABELS_A_REQUEST = 5_000
 
 Name = Annotated[str, typer.Argument(help="A model.")]
 Number = Annotated[int, typer.Argument(help="An approval's number; see penstock status.")]
@@ -120,28 +113,6 @@ def retry(ctx: typer.Context, run: Annotated[int, typer.Argument(help="A run.")]
     _done(here, "retry", answer, f"Run {run} goes on.", f"penstock watch {run}")
 
 
-def label(
-    ctx: typer.Context,
-    name: Name,
-    file: Annotated[Path, typer.Argument(help="A CSV file with the right answers.")],
-    *,
-    id_: Annotated[str, typer.Option("--id", help="Column with prediction ids.")] = "id",
-    y: Annotated[str, typer.Option("--y", help="Column with the right answer.")] = "value",
-) -> None:
-    """Join late answers to logged predictions."""
-    here = session(ctx)
-    client = here.client()
-    kept = new = 0
-    rows = _labels(file, id_, y)
-    while some := list(islice(rows, LABELS_A_REQUEST)):
-        answer = client.label(_model(name), some)
-        kept += int(field(answer, "kept") or 0)
-        new += int(field(answer, "new") or 0)
-    here.write(f"{kept:,} labels are kept, {new:,} of them new", mark="passed")
-    here.data("label", {"kept": kept, "new": new})
-    here.following(f"penstock monitor {_model(name)} --run day")
-
-
 def monitor(
     ctx: typer.Context,
     name: Name,
@@ -177,37 +148,6 @@ def _done(here: Session, thing: str, answer: Any, text: str, following: str = ""
         here.following(str(next_))
 
 
-def _labels(file: Path, id_: str, y: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a CSV file as the server wants them."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in (id_, y) if name not in (reader.fieldnames or ())]
-            if missing:
-                there = ", ".join(reader.fieldnames or ()) or "none"
-                raise UsageError(
-                    "PS055",
-                    f"{file} has no column {missing[0]!r}; it has {there}.",
-                    hint="Name the columns: --id COLUMN --y COLUMN",
-                )
-            for row in reader:
-                yield {"id": row[id_], "value": _value(row[y])}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(
-            "PS056", f"{file} cannot be read: {why}.", hint="Give a CSV file in UTF-8."
-        ) from error
-
-
-def _value(text: str | None) -> Any:
-    """Read a CSV cell: a number, true, false, or text."""
-    try:
-        value = json_.loads((text or "").lower())
-    except ValueError:
-        return text
-    return value if isinstance(value, (int, float)) else text
-
-
 def _percent(text: str) -> int:
     number = text.removesuffix("%").strip()
     if not number.isdigit() or not 0 < int(number) <= 100:
@@ -226,4 +166,4 @@ def _model(name: str) -> str:
     return name.partition("@")[0]
 
 
-COMMANDS = (approve, reject, promote, pause, resume, rollback, abort, retry, label, monitor)
+COMMANDS = (approve, reject, promote, pause, resume, rollback, abort, retry, monitor)

@@ -5,15 +5,15 @@ The command line, the pages and the API call these same functions; the engine ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from penstock.config import ServerSettings
 from penstock.deploy import approval, rollout, staging
 from penstock.deploy.approval import Voter
 from penstock.domain import (
+    JSON,
     Document,
     Role,
     Rollout,
@@ -23,7 +23,8 @@ from penstock.domain import (
     Verification,
 )
 from penstock.errors import ConflictError, NotAllowedError, NotFoundError
-from penstock.pipeline import exporting, proving
+from penstock.pipeline import exporting, labelling, proving
+from penstock.pipeline.prediction_logs import PredictionLogs
 from penstock.pipeline.proving import Places
 from penstock.ports import ArtifactStore, Engine
 from penstock.records import approvals, documents, rollouts, runs, tokens, verifications, watch
@@ -47,6 +48,11 @@ class Acts:
     def places(self) -> Places:
         """Where versions are kept."""
         return Places(self.home, self.database, self.store)
+
+    @property
+    def logs(self) -> PredictionLogs:
+        """Where predictions are logged."""
+        return PredictionLogs(self.home, self.database, self.settings.serving.log_url)
 
     def register_model(self, actor: str, model: str) -> None:
         """Make a model known, before its repository is made."""
@@ -227,12 +233,13 @@ class Acts:
                 )
         return of, exporting.stored(self.store, of.digest)
 
-    def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:
-        """Keep true answers by prediction id; return how many were new."""
-        with self.database.write() as connection:
-            runs.model_of(connection, model)
-            texts = {str(key): str(value) for key, value in labels.items()}
-            return watch.add_labels(connection, model, texts, now=self.database.clock())
+    def add_labels(self, model: str, rows: Iterable[labelling.Given]) -> JSON:
+        """Keep true answers by prediction id; say what became of each."""
+        return labelling.add(self.logs, model, rows)
+
+    def labels(self, model: str) -> JSON:
+        """Say how many labels a model has, and which wait for their prediction."""
+        return labelling.standing(self.logs, model)
 
     def _live(self, change: Change, model: str) -> Rollout:
         live = rollouts.live(change.connection, model)

@@ -322,6 +322,18 @@ label = sa.Table(
     sa.Column("at", Time, nullable=False),
 )
 
+label_before = sa.Table(
+    "label_before",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.String(63), sa.ForeignKey("model.name"), nullable=False),
+    sa.Column("prediction_id", sa.String(200), nullable=False),
+    sa.Column("value", sa.String, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("replaced_at", Time, nullable=False),
+    sa.Index("label_before_of", "model", "prediction_id"),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,

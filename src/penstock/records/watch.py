@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -132,27 +132,6 @@ def close_alert(change: Change, of: Alert, *, reason: str) -> None:
     change.journal(
         "alert.closed", {"model": of.model, "alert": of.id, "kind": of.kind, "reason": reason}
     )
-
-
-def add_labels(
-    connection: sa.Connection, model_name: str, labels: Mapping[str, str], *, now: datetime
-) -> int:
-    """Keep true answers by prediction id; a later answer replaces. Return how many were new."""
-    known = set(of_predictions(connection, model_name, list(labels)))
-    for prediction_id, value in labels.items():
-        if prediction_id in known:
-            connection.execute(
-                label.update()
-                .where(label.c.model == model_name, label.c.prediction_id == prediction_id)
-                .values(value=value, at=now)
-            )
-        else:
-            connection.execute(
-                label.insert().values(
-                    model=model_name, prediction_id=prediction_id, value=value, at=now
-                )
-            )
-    return len(labels) - len(known)
 
 
 def of_predictions(

@@ -6,11 +6,7 @@ with ``text``, what was done as a sentence, and ``next``, the command that usual
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +23,7 @@ from penstock.web import (
     explaining,
     fairness,
     git,
+    labels,
     log_routes,
     predictions,
     trust,
@@ -38,7 +35,6 @@ from penstock.web.control import Control
 from penstock.web.envelope import answer
 from penstock.web.words import duration
 
-MAX_LABELS = 100_000
 Body = TypeVar("Body", bound=BaseModel)
 _STREAM_HEADERS = {"X-Accel-Buffering": "no"}
 
@@ -88,14 +84,6 @@ async def pushed_ref_of(request: Request) -> PushedRef:
     return _read(PushedRef, await request.body())
 
 
-async def labels_of(request: Request) -> dict[str, Any]:
-    """Read labels by prediction id, from JSON or CSV."""
-    content = await request.body()
-    if request.headers.get("content-type", "").startswith("text/csv"):
-        return _labels_csv(content)
-    return _labels_json(content)
-
-
 def _read(kind: type[Body], content: bytes) -> Body:
     try:
         return kind.model_validate_json(content)
@@ -108,45 +96,9 @@ def _read(kind: type[Body], content: bytes) -> Body:
         ) from None
 
 
-def _labels_json(content: bytes) -> dict[str, Any]:
-    hint = 'Send {"labels": [{"id": "…", "value": …}]}, or CSV with the columns id and value.'
-    try:
-        document: Any = json.loads(content)
-        rows = cast("list[Mapping[str, Any]]", document["labels"])
-        found = {str(row["id"]): row["value"] for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError("PS829", f"These are no labels ({error!r}).", hint=hint) from None
-    return _few(found)
-
-
-def _labels_csv(content: bytes) -> dict[str, Any]:
-    hint = "Send a CSV file in UTF-8 with the columns id and value."
-    try:
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
-        found: dict[str, Any] = {row["id"]: row["value"] for row in rows}
-    except (UnicodeDecodeError, KeyError, csv.Error) as error:
-        raise UsageError("PS829", f"These are no labels ({error!r}).", hint=hint) from None
-    return _few(found)
-
-
-def _few(found: dict[str, Any]) -> dict[str, Any]:
-    if len(found) > MAX_LABELS:
-        raise UsageError(
-            "PS829",
-            f"{len(found):,} labels in one request; at most {MAX_LABELS:,} are taken.",
-            hint="Send them in parts.",
-        )
-    if any(value is None or isinstance(value, (dict, list)) for value in found.values()):
-        raise UsageError(
-            "PS829", "A label is empty or no single value.", hint="Send text, a number or true."
-        )
-    return found
-
-
 ActBody = Annotated[Act, Depends(act_of)]
 MonitorBody = Annotated[MonitorRun, Depends(monitor_run_of)]
 Pushed = Annotated[PushedRef, Depends(pushed_ref_of)]
-Labels = Annotated[dict[str, Any], Depends(labels_of)]
 
 
 def routes(control: Control) -> APIRouter:
@@ -157,6 +109,7 @@ def routes(control: Control) -> APIRouter:
     experiments.routes(router, control)
     explaining.api(router, control)
     fairness.api(router, control)
+    labels.api(router, control)
     versions.api(router, control)
     log_routes.routes(router, control)
     predictions.api(router, control)
@@ -364,13 +317,6 @@ def _operate(router: APIRouter, control: Control) -> None:
             champion = rollouts.champion(connection, name)
         serves = "No version" if champion is None else f"{name}@{champion.number}"
         return _done(f"{serves} gets all requests.", f"penstock history {name}")
-
-    @router.post("/api/models/{name}/labels")
-    def labels(request: Request, name: str, given: Labels) -> Response:
-        require(request, "label", name)
-        new = control.acts.add_labels(name, given)
-        text = f"{len(given):,} labels kept, {new:,} of them new."
-        return answer("labels", {"kept": len(given), "new": new, "text": text})
 
     @router.post("/api/models/{name}/monitor")
     def monitor(request: Request, name: str, asked: MonitorBody) -> Response:

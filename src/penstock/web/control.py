@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from penstock.config import ServerSettings
-from penstock.domain import Document, Rollout, Run, Verification
+from penstock.domain import JSON, Document, Rollout, Run, Verification
+from penstock.pipeline.labelling import Given
 from penstock.ports import Clock
 from penstock.records.database import Database
 from penstock.records.runs import Push
@@ -79,8 +80,12 @@ class Acts(Protocol):
         """Return a version's document and its bytes."""
         ...
 
-    def add_labels(self, model: str, labels: Mapping[str, Any]) -> int:
-        """Keep true answers by prediction id; return how many were new."""
+    def add_labels(self, model: str, rows: Iterable[Given]) -> JSON:
+        """Keep true answers by prediction id; say what became of each."""
+        ...
+
+    def labels(self, model: str) -> JSON:
+        """Say how many labels a model has, and which wait for their prediction."""
         ...
 
 
