@@ -298,8 +298,7 @@ class Client:
     ) -> Any:
         """Tell the right answers.
 
-        `labels` maps prediction ids to values, or lists ``{"id": …, "value": …}``, or is the
-        text of a CSV file with these two columns.
+        A mapping of ids to values, a list of ``{"id", "value", "at"}``, or the text of such a CSV.
         """
         path = f"{_model(model)}/labels"
         if isinstance(labels, bytes):
@@ -313,6 +312,10 @@ class Client:
         path = f"{_model(model)}/monitor"
         return self._post(path, {"run": run}) if run else self._data(_Call("GET", path))
 
+    def serving(self, model: str) -> Any:
+        """Return how a model is served now: versions, state, share, speed; and an example."""
+        return self._data(_Call("GET", f"{_model(model)}/serving"))
+
     def predict(self, model: str, columns: Mapping[str, Sequence[Any]]) -> Any:
         """Ask the model about rows, given column by column; the answer has every output.
 
@@ -320,9 +323,12 @@ class Client:
         """
         inputs = [_input(name, values) for name, values in columns.items()]
         name = urllib.parse.quote(model, safe="")
-        call = _Call("POST", f"/v2/models/{name}/infer", body=_encoded({"inputs": inputs}))
-        with self._open(call, root=self.predict_url) as answer:
-            return _decoded(answer.read(), self.predict_url)
+        return self.ask(f"/v2/models/{name}/infer", {"inputs": inputs})
+
+    def ask(self, path: str, request: Mapping[str, Any]) -> Any:
+        """Post a request to a path of the gateway, such as ``/test/v2/models/m/explain``."""
+        with self._open(_Call("POST", path, body=_encoded(request)), root=self.predict_url) as got:
+            return _decoded(got.read(), self.predict_url)
 
     # The wire
 

@@ -22,7 +22,7 @@ from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.prediction_log.table import Of
 from penstock.inference.program.frames import INVOCATIONS
 from penstock.pipeline.prediction_logs import PredictionLogs
-from penstock.records import watch
+from penstock.records import labels
 from tests.unit.web_rig import House, get, house, listening
 
 MODEL = "credit-default"
@@ -72,7 +72,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         ],
     )
     with of.database.write() as connection:
-        watch.add_labels(connection, MODEL, {"r1": "0", "=r4.1": "1"}, now=of.now)
+        known = [labels.Label("r1", "0"), labels.Label("=r4.1", "1")]
+        labels.keep(connection, MODEL, known, now=of.now)
     yield of
     log.close()
 

@@ -28,6 +28,7 @@ from penstock.cli import (
     machine,
     project,
     secrets,
+    serving,
     trust,
     upkeep,
 )
@@ -86,6 +87,7 @@ for module in (
     cards,
     deciding,
     labelling,
+    serving,
     trust,
     machine,
     upkeep,

@@ -26,6 +26,7 @@ from penstock.web import (
     labels,
     log_routes,
     predictions,
+    serving,
     trust,
     versions,
     views,
@@ -110,6 +111,7 @@ def routes(control: Control) -> APIRouter:
     explaining.api(router, control)
     fairness.api(router, control)
     labels.api(router, control)
+    serving.api(router, control)
     versions.api(router, control)
     log_routes.routes(router, control)
     predictions.api(router, control)

@@ -27,6 +27,7 @@ from penstock.web import (
     git,
     pages,
     predictions,
+    serving,
     versions,
 )
 from penstock.web.access import Access
@@ -65,6 +66,7 @@ def create_app(control: Control) -> Access:
     app.include_router(fairness.routes(draw))
     app.include_router(versions.routes(draw))
     app.include_router(predictions.routes(draw))
+    app.include_router(serving.routes(draw))
     app.include_router(pages.routes(draw))
     app.mount("/static", drawing.StaticFiles())
 

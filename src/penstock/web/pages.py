@@ -19,7 +19,7 @@ from penstock.domain import JSON, ROLLOUT_ENDED, RUN_ENDED, Role, Rollout, Verdi
 from penstock.errors import PenstockError, UsageError
 from penstock.inference.gateway.metadata import example_request
 from penstock.records import fleet, journal, rollouts, runs, tokens
-from penstock.web import charts, live, logs, stages, views, words
+from penstock.web import charts, live, logs, serving, stages, views, words
 from penstock.web.access import caller_of, require
 from penstock.web.api import decide
 from penstock.web.control import Control
@@ -142,6 +142,7 @@ def _model(router: APIRouter, draw: Pages) -> None:
             title=name,
             nav="Models",
             view=view,
+            served=serving.drawn(serving.serving_of(control, name)),
             history=_quality_history(view),
             curl=_curl(control, view),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -402,6 +403,7 @@ class Gateway:
             "restarts": worker.restarts,
             "reason": worker.reason,
             "share_now": share,
+            "figures": self._predictions.figures.told((*key, deployment.number), time.monotonic()),
             "log_drops": self._predictions.log.drops[key],
             **self._copies(deployment),
             "log_dropped_us": self._predictions.log.dropped_us.get(key),

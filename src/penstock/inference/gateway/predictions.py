@@ -33,6 +33,7 @@ from penstock.inference.gateway.answers import (
 )
 from penstock.inference.gateway.batching import Failure, Outcome, Ticket
 from penstock.inference.gateway.deadlines import Deadlines
+from penstock.inference.gateway.figures import Figures
 from penstock.inference.gateway.overload import Pace, Room, retry_after
 from penstock.inference.gateway.routing import ModelRoutes, choose
 from penstock.inference.gateway.settings import GatewaySettings
@@ -94,6 +95,7 @@ class Predictions:
         self.copies = Copies(
             self._submit_copy, self.settle, lambda: self.room.requests, self._deadline_s
         )
+        self.figures = Figures()
         self._settings = settings
         self._clock = clock
         self.deadlines = Deadlines()
@@ -191,6 +193,14 @@ class Predictions:
             # What the champion says to it decides what a challenger's refusal was: logged then.
             if not (ticket.quiet or (ticket.has_fallback and outcome.status >= 400)):
                 entries += _entries(ticket, outcome)
+            if not ticket.quiet:
+                of = _deployment(ticket)
+                self.figures.add(
+                    (of.environment.value, of.model, of.number),
+                    now_s - ticket.arrived_s,
+                    failed=outcome.status >= 500,
+                    now_s=now_s,
+                )
         if entries:
             deployment = _deployment(pending[0][0])
             kept = self._log(deployment, entries)
