@@ -54,6 +54,7 @@ def measure() -> dict[str, Any]:
     return {
         "repeats": {"cold": COLD, "forked": REPEATS},
         "load": os.getloadavg()[0],
+        "median_s": fork_ms / 1000,
         "warm_up_s": warm_s,
         "cold_ready_ms": cold_ms,
         "forked_ready_ms": fork_ms,

@@ -213,8 +213,6 @@ class Server:
                 self._enter(None)
             version.own.forget()
             del version
-            if not self.slots:
-                gc.unfreeze()  # not while others are: it copies what a host shares with us
             _give_back()
 
     def _in(self, slot: int) -> Version:
