@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -72,7 +73,12 @@ class Rig:
         self.start_error: Exception | None = None
         self.ahead = timedelta(0)
         """How far the gateway's clock is before the true time."""
+        self.loads: dict[int, dict[str, Any]] = {}
+        """What happens when a version is loaded; see gateway_worker.load."""
+        self.placed: list[int] = []
+        """Each load of a version."""
         self.processes: list[subprocess.Popen[bytes]] = []
+        """The hosts."""
         self.url = ""
         self.server: Server
         self.is_alive: Callable[[], bool] = lambda: False
@@ -86,18 +92,26 @@ class Rig:
             raise self.routes_error
         return list(self.deployments)
 
-    def start_worker(self, deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
-        if self.start_error is not None:
-            raise self.start_error
-        process = start_fake_worker(deployment, path)
+    def host(self, lock_digest: str, socket: Path, pool: Path) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-I", "-S", str(PROGRAM), str(socket)]
+        process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.DEVNULL)
         self.processes.append(process)
         return process
+
+    def place(self, deployment: Deployment, pool: Path) -> Path:
+        if self.start_error is not None:
+            raise self.start_error
+        self.placed.append(deployment.number)
+        folder = pool / f"{deployment.model}@{deployment.number}"
+        folder.mkdir(exist_ok=True)
+        (folder / "load.json").write_text(json.dumps(self.loads.get(deployment.number, {})))
+        return folder
 
     def gateway(self) -> Gateway:
         return Gateway(
             self.settings,
             self.routes,
-            self.start_worker,
+            self,
             self.folder / "log",
             self.folder / "run" / "routes.json",
             self.now,
@@ -121,6 +135,12 @@ class Rig:
         """Map each version's number to what the gateway says about its worker."""
         return {worker["number"]: worker for worker in self.get("/penstock/workers").json()}
 
+    def pid(self, number: int) -> int:
+        """Return the live worker process of a version."""
+        pid = self.workers()[number]["pid"]
+        assert pid is not None
+        return int(pid)
+
     def states(self) -> dict[int, str]:
         return {number: worker["state"] for number, worker in self.workers().items()}
 
@@ -139,12 +159,6 @@ class Rig:
         while not holds():
             assert time.monotonic() < end_s, "waited in vain"
             time.sleep(0.01)
-
-
-def start_fake_worker(deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-I", "-S", str(PROGRAM)]
-    argv += ["--socket", str(path), "--number", str(deployment.number)]
-    return subprocess.Popen(argv, start_new_session=True, stderr=subprocess.DEVNULL)
 
 
 @contextmanager

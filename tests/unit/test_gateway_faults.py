@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from penstock.domain import Deployment, Role
+from penstock.domain import Role
 from penstock.errors import IntegrityError
 from penstock.inference.prediction_log.counting import ArmCount, Arms
 from penstock.inference.prediction_log.segments import Outcome
@@ -45,19 +45,8 @@ def arms(rig: Rig) -> dict[str, ArmCount]:
     return Arms(folder).count(since_us=0, until_us=2**60, slow_ms=10_000)
 
 
-def worker_pid(rig: Rig, number: int) -> int:
-    """Return the pid of the live worker of a version."""
-    argv = f"--number\0{number}\0".encode()
-    (pid,) = [
-        process.pid
-        for process in rig.processes
-        if process.poll() is None and argv in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    ]
-    return pid
-
-
 def test_a_worker_killed_while_it_idles_is_replaced_before_anyone_asks(served: Rig) -> None:
-    os.kill(worker_pid(served, 1), signal.SIGKILL)
+    os.kill(served.pid(1), signal.SIGKILL)
     served.until(lambda: served.workers()[1]["restarts"] == 1)
     served.until(lambda: served.states() == {1: "ready"})
 
@@ -78,7 +67,7 @@ def test_a_worker_killed_under_load_costs_no_request(served: Rig) -> None:
     for caller in callers:
         caller.start()
     for kills in range(1, 3):
-        os.kill(worker_pid(served, 1), signal.SIGKILL)
+        os.kill(served.pid(1), signal.SIGKILL)
         served.until(lambda kills=kills: served.workers()[1]["restarts"] == kills)
         served.until(lambda: served.states() == {1: "ready"})
     done.set()
@@ -96,7 +85,8 @@ def test_a_poison_row_kills_two_workers_and_its_batch_mates_are_answered(served:
 
     assert [answer.status_code for answer in answers] == [200, 502] + [200] * 10
     assert answers[1].json()["code"] == "PS511"
-    assert len(served.processes) == 3
+    assert served.placed == [1, 1, 1]
+    assert len(served.processes) == 1
     assert arms(served) == {"champion": ArmCount(12, 1, 0)}
 
 
@@ -206,11 +196,11 @@ def test_a_challenger_killed_with_requests_in_its_hands_costs_none(rig: Rig) -> 
         answers = rig.ask_many([{"n": n} for n in range(40)])
         statuses.extend(answer.status_code for answer in answers)
 
-    os.kill(worker_pid(rig, 2), signal.SIGSTOP)
+    os.kill(rig.pid(2), signal.SIGSTOP)
     asking = threading.Thread(target=ask)
     asking.start()
     rig.until(lambda: len(rig.log()) > 10)
-    os.kill(worker_pid(rig, 2), signal.SIGKILL)
+    os.kill(rig.pid(2), signal.SIGKILL)
     asking.join()
 
     assert statuses == [200] * 40
@@ -253,7 +243,7 @@ def test_a_worker_that_ends_at_once_is_failed_with_its_code_and_its_last_words(
     tmp_path: Path,
 ) -> None:
     class Ending(Rig):
-        def start_worker(self, deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
+        def host(self, lock_digest: str, socket: Path, pool: Path) -> subprocess.Popen[bytes]:
             argv = [
                 "sh",
                 "-c",
@@ -275,7 +265,7 @@ def test_a_worker_that_ends_at_once_is_failed_with_its_code_and_its_last_words(
 
 def test_a_worker_that_never_listens_is_given_up(tmp_path: Path) -> None:
     class Silent(Rig):
-        def start_worker(self, deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
+        def host(self, lock_digest: str, socket: Path, pool: Path) -> subprocess.Popen[bytes]:
             started = subprocess.Popen(["sleep", "60"], start_new_session=True)
             self.processes.append(started)
             return started
@@ -320,7 +310,7 @@ def test_routes_that_cannot_be_read_keep_serving_the_last_ones(served: Rig) -> N
     )
 
     assert served.ask().status_code == 200
-    os.kill(worker_pid(served, 1), signal.SIGKILL)
+    os.kill(served.pid(1), signal.SIGKILL)
     assert served.ask().status_code == 200
 
     served.routes_error = None

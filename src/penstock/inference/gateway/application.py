@@ -25,6 +25,8 @@ from penstock.inference.gateway.answers import Answer, RefusedError, refused, to
 from penstock.inference.gateway.batching import Failure
 from penstock.inference.gateway.cache import RouteCache
 from penstock.inference.gateway.explaining import Explainer, Explaining
+from penstock.inference.gateway.fleet import Folders
+from penstock.inference.gateway.hosts import Starter, resident_bytes
 from penstock.inference.gateway.grpc_service import GrpcServer
 from penstock.inference.gateway.handover import Word
 from penstock.inference.gateway.metadata import (
@@ -54,7 +56,7 @@ from penstock.inference.gateway.reading import (
 )
 from penstock.inference.gateway.routing import ModelRoutes, share_now, table
 from penstock.inference.gateway.settings import GatewaySettings
-from penstock.inference.gateway.workers import StartWorker, State, Worker, resident_bytes
+from penstock.inference.gateway.workers import State, Worker
 from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.program.frames import INVOCATIONS, V2, WORD
 
@@ -94,13 +96,13 @@ class Gateway:
     routes
         Reads the deployments, anew at each poll, in a thread. While it raises, the last ones
         stay.
-    start_worker
-        Starts the worker of a version, as the leader of a process group, listening on a path
-        whose folder is its own. What it raises is shown as the worker's reason.
+    starter
+        Starts hosts and brings versions to them. What it raises is shown as the worker's reason.
     log_root
         Holds ``<environment>/<model>/`` with the segments of the prediction log.
     cache
-        File for the last routes; the folder around it gets the workers' sockets.
+        File for the last routes; the folder around it gets the workers' sockets and pools, and
+        must be on the file system of the unpacked versions.
     explainer
         What explains single answers; None explains none.
     """
@@ -109,7 +111,7 @@ class Gateway:
         self,
         settings: GatewaySettings,
         routes: Callable[[], Sequence[Deployment]],
-        start_worker: StartWorker,
+        starter: Starter,
         log_root: Path,
         cache: Path,
         clock: Callable[[], datetime],
@@ -120,7 +122,7 @@ class Gateway:
         self._explaining: Explaining | None = None
         self._hosts = LOOPBACK.union(name.lower() for name in settings.allowed_hosts)
         self._read_routes = routes
-        self._start_worker = start_worker
+        self._starter = starter
         self._log_root = log_root
         self._cache = RouteCache(cache)
         self._clock = clock
@@ -160,8 +162,9 @@ class Gateway:
     async def start(self) -> None:
         """Start the workers of the cached routes, and go on polling."""
         log = PredictionLog(self._log_root, clock_us=self._now_us)
-        sockets = self._settings.sockets or self._cache.path.parent
-        self._started = Predictions(self._settings, log, self._clock, self._start_worker, sockets)
+        run = self._cache.path.parent
+        folders = Folders(self._settings.sockets or run, run / "pools", run / "sizes.json")
+        self._started = Predictions(self._settings, log, self._clock, self._starter, folders)
         quietly = self._started.ask_quietly
         self._explaining = Explaining(self._explainer, quietly, self._settings.deadline_s)
         cached = await asyncio.to_thread(self._cache.read)
@@ -373,7 +376,7 @@ class Gateway:
         first = routes.champion or routes.challenger
         asked = routes.running[number] if number is not None else first
         worker = None if asked is None else self._predictions.fleet.worker(asked)
-        if worker is None or worker.state is not State.READY:
+        if worker is None or worker.state not in {State.READY, State.UNLOADED}:
             raise RefusedError(not_ready(routes, number))
         return told({"name": routes.model, "ready": True})
 
@@ -399,7 +402,10 @@ class Gateway:
             "state": worker.state.value,
             "cold_start_s": worker.cold_start_s,
             "pid": worker.pid,
+            "shared_with": self._predictions.fleet.shared_with(worker),
             "rss_bytes": sizes.get(worker.pid or 0),
+            "size_bytes": self._predictions.fleet.size_bytes(worker),
+            "idle_s": worker.idle_s,
             "restarts": worker.restarts,
             "reason": worker.reason,
             "share_now": share,

@@ -1,12 +1,14 @@
 """Batches without a timer: what waits when a worker becomes free is its next batch.
 
 At low load nothing waits for others; at high load batches grow by themselves. A `Backlog` holds
-what waits for one worker, a `Lane` is the connection that carries it, one frame at a time.
+what waits for one version, a `Lane` is the connection to a process, one frame at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,6 @@ from penstock.domain import Deployment
 from penstock.inference.program.frames import (
     HEADER,
     JSON_MEDIA,
-    METADATA,
     FrameError,
     Reply,
     RequestPart,
@@ -27,6 +28,7 @@ from penstock.inference.program.frames import (
 
 MAX_REPLY_BYTES = 64 * 2**20
 """A worker that announces more is broken."""
+_CREDENTIALS = struct.Struct("3i")
 
 
 class Failure(NamedTuple):
@@ -78,11 +80,11 @@ class Ticket:
     @property
     def alone(self) -> bool:
         """Whether it must travel alone: it may be the one that killed its worker."""
-        return self.deaths > 0 or self.kind == METADATA
+        return self.deaths > 0
 
 
 class Backlog:
-    """The requests that wait for one worker, bounded in number and bytes."""
+    """The requests that wait for one version, bounded in number and bytes."""
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
@@ -150,14 +152,14 @@ class Backlog:
         self._bytes = sum(len(ticket.body) for ticket in waiting)
 
 
-@dataclass(frozen=True, slots=True)
-class LaneLimits:
-    """How much travels at once, and how long a worker may take."""
+class Batch(NamedTuple):
+    """What travels in one frame: requests for one version, or one order."""
 
-    batch_requests: int
-    batch_bytes: int
-    frame_s: Callable[[], float]
-    """Time for one frame; a worker that takes longer hangs."""
+    tickets: list[Ticket]
+    slot: int
+    """Of the version, in its process."""
+    limit_s: float
+    """Time for the frame; a worker that takes longer hangs."""
 
 
 Settle = Callable[[list[tuple[Ticket, Outcome]]], None]
@@ -165,53 +167,85 @@ Settle = Callable[[list[tuple[Ticket, Outcome]]], None]
 
 
 class Lane(asyncio.Protocol):
-    """The connection to one worker process. One frame is in flight at most."""
+    """The connection to one process. One frame is in flight at most.
 
-    def __init__(self, backlog: Backlog, settle: Settle, limits: LaneLimits) -> None:
+    Parameters
+    ----------
+    take
+        Gives the next batch of requests; None when nothing waits.
+    settle
+        Told of a batch of requests and its replies.
+    """
+
+    def __init__(
+        self, take: Callable[[], Batch | None], settle: Callable[[Batch, list[Reply]], None]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         """Ends with the reason when the connection does."""
-        self.in_flight: list[Ticket] = []
-        self._backlog = backlog
+        self.in_flight: Batch | None = None
+        """After the end: what was in the process's hands."""
+        self._take = take
         self._settle = settle
-        self._limits = limits
+        self._orders: deque[Batch] = deque()
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._open = False
+        self._sent_s = 0.0
         self._woken = False
 
-    def question(self, ticket: Ticket) -> None:
-        """Ask before the lane is open, whether the worker is ready."""
-        self._send([ticket])
-
-    def open(self) -> None:
-        """Let requests travel from now on."""
-        self._open = True
+    async def order(self, kind: int, body: bytes, *, slot: int = 0, limit_s: float) -> Outcome:
+        """Ask for something on the gateway's own behalf, before any request that waits."""
+        if self.lost.done():
+            return _unasked(self.lost.result())
+        ticket = Ticket(kind, b"", body, self._loop.create_future())
+        self._orders.append(Batch([ticket], slot, limit_s))
         self.wake()
+        return await ticket.future
 
     def wake(self) -> None:
         """Send what waits, once the requests that arrive in this same moment are there too."""
-        if self._open and not self._woken and not self.in_flight:
+        if not self._woken and self.in_flight is None and not self.lost.done():
             self._woken = True
             self._loop.call_soon(self._next)
 
+    def hurry(self, limit_s: float) -> None:
+        """Give the frame in flight no longer than this, of which a part may have passed."""
+        end_s = self._sent_s + limit_s
+        if self.in_flight is not None and self._timer is not None and end_s < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(end_s, self._hangs, limit_s)
+
     def close(self, reason: str) -> None:
         """End the connection; `lost` says why."""
-        self._open = False
         if self._timer is not None:
             self._timer.cancel()
-        if not self.lost.done():
-            self.lost.set_result(reason)
         if self._transport is not None:
             self._transport.abort()
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        asked = [*self._orders] if self.in_flight is None else [self.in_flight, *self._orders]
+        self._orders.clear()
+        for ticket in (ticket for batch in asked for ticket in batch.tickets):
+            if ticket.deployment is None and not ticket.future.done():
+                ticket.future.set_result(_unasked(reason))
+
+    def peer(self) -> int | None:
+        """Return the process at the other end, by the number that it has here."""
+        if self._transport is None or not hasattr(socket, "SO_PEERCRED"):
+            return None
+        connection: socket.socket = self._transport.get_extra_info("socket")
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(found)[0]
+        return pid or None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Report the worker's death."""
+        """Report the process's death."""
         self.close("The worker ended" if exc is None else f"The worker's connection broke: {exc}")
 
     def data_received(self, data: bytes) -> None:
@@ -221,43 +255,51 @@ class Lane(asyncio.Protocol):
         if len(received) < HEADER.size:
             return
         (size,) = HEADER.unpack_from(received)
-        if size > MAX_REPLY_BYTES or len(received) > HEADER.size + size or not self.in_flight:
+        too_much = size > MAX_REPLY_BYTES or len(received) > HEADER.size + size
+        if too_much or self.in_flight is None:
             self.close("The worker sent what is no reply")
             return
         if len(received) == HEADER.size + size:
             self._received = bytearray()
-            self._settle_frame(memoryview(received)[HEADER.size :])
+            self._settle_frame(memoryview(received)[HEADER.size :], self.in_flight)
 
-    def _settle_frame(self, payload: memoryview) -> None:
+    def _settle_frame(self, payload: memoryview, batch: Batch) -> None:
         try:
             replies = decode_reply(payload)
         except FrameError as error:
             self.close(f"The worker sent what is no reply: {error}")
             return
-        if len(replies) != len(self.in_flight):
-            self.close(f"The worker sent {len(replies)} answers to {len(self.in_flight)} requests")
+        if len(replies) != len(batch.tickets):
+            self.close(f"The worker sent {len(replies)} answers to {len(batch.tickets)} requests")
             return
-        tickets, self.in_flight = self.in_flight, []
+        self.in_flight = None
         if self._timer is not None:
             self._timer.cancel()
-        self._settle(list(zip(tickets, replies, strict=True)))
+        if batch.tickets[0].deployment is not None:
+            self._settle(batch, replies)
+        elif not batch.tickets[0].future.done():
+            batch.tickets[0].future.set_result(replies[0])
         self.wake()
 
     def _next(self) -> None:
         self._woken = False
-        if not self._open or self.in_flight:
+        if self.in_flight is not None or self.lost.done():
             return
-        batch = self._backlog.take(self._limits.batch_requests, self._limits.batch_bytes)
-        if batch:
+        batch = self._orders.popleft() if self._orders else self._take()
+        if batch is not None:
             self._send(batch)
 
-    def _send(self, batch: list[Ticket]) -> None:
+    def _send(self, batch: Batch) -> None:
         assert self._transport is not None, "sent before the connection was made"
         self.in_flight = batch
-        limit_s = self._limits.frame_s()
-        self._timer = self._loop.call_later(limit_s, self._hangs, limit_s)
-        parts = [RequestPart(t.kind, t.id, t.body, wants=t.wants) for t in batch]
+        self._sent_s = self._loop.time()
+        self._timer = self._loop.call_later(batch.limit_s, self._hangs, batch.limit_s)
+        parts = [RequestPart(t.kind, t.id, t.body, batch.slot, t.wants) for t in batch.tickets]
         self._transport.write(encode_request(parts))
 
     def _hangs(self, limit_s: float) -> None:
         self.close(f"The worker gave no answer in {limit_s:g} s")
+
+
+def _unasked(reason: str) -> Failure:
+    return Failure(503, "", reason, "")

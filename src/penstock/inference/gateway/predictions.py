@@ -18,7 +18,6 @@ from datetime import datetime
 from functools import lru_cache, partial
 from itertools import count
 from math import inf
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -34,6 +33,8 @@ from penstock.inference.gateway.answers import (
 from penstock.inference.gateway.batching import Failure, Outcome, Ticket
 from penstock.inference.gateway.deadlines import Deadlines
 from penstock.inference.gateway.figures import Figures
+from penstock.inference.gateway.fleet import Fleet, Folders
+from penstock.inference.gateway.hosts import Starter
 from penstock.inference.gateway.overload import Pace, Room, retry_after
 from penstock.inference.gateway.routing import ModelRoutes, choose
 from penstock.inference.gateway.settings import GatewaySettings
@@ -45,7 +46,7 @@ from penstock.inference.gateway.sticky import (
     customer,
     customer_in,
 )
-from penstock.inference.gateway.workers import Fleet, StartWorker, attempt_s
+from penstock.inference.gateway.workers import attempt_s
 from penstock.inference.prediction_log.redaction import redacted
 from penstock.inference.prediction_log.segments import Entry, PredictionLog
 from penstock.inference.prediction_log.segments import Outcome as Logged
@@ -84,13 +85,13 @@ class Predictions:
         settings: GatewaySettings,
         log: PredictionLog,
         clock: Callable[[], datetime],
-        start_worker: StartWorker,
-        sockets: Path,
+        starter: Starter,
+        folders: Folders,
     ) -> None:
         self.routes: dict[tuple[str, str], ModelRoutes] = {}
         """By environment and model; replaced as a whole, by `serve`."""
         self.log = log
-        self.fleet = Fleet(start_worker, sockets, self.settle, settings)
+        self.fleet = Fleet(starter, folders, self.settle, settings)
         self.room = Room(max_requests=settings.held_requests, max_bytes=settings.held_bytes)
         self.copies = Copies(
             self._submit_copy, self.settle, lambda: self.room.requests, self._deadline_s

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,16 @@ class GatewaySettings:
     held_requests: int = 8192
     held_bytes: int = 256 * 2**20
     """What all callers together may have in the gateway; more is refused unread."""
+    turn_bytes: int = 2**16
+    """Greatest batch of a version while another waits for the same process."""
+    memory_bytes: int = field(default_factory=lambda: psutil.virtual_memory().total * 3 // 4)
+    """What all workers may use together."""
+    worker_memory_bytes: int | None = None
+    """What a worker process of one version may use."""
+    idle_s: float = 900.0
+    """A version that nobody asked for so long is the first to be unloaded."""
+    shared: int = field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1))
+    """Processes that the versions of one environment share."""
     poll_s: float = 0.2
     """How often the routes are read."""
     settle_s: float = 0.0

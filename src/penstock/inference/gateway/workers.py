@@ -1,62 +1,47 @@
-"""The worker processes: one for each version that runs, started, watched and ended here.
+"""What answers for each version: a queue of its own, in one process or several of hosts.py.
 
-A `Worker` lives as long as its deployment and outlives its processes: when one dies, the next is
-started at once, later after growing pauses. `Fleet` makes the workers match the deployments.
+A `Worker` lives as long as its deployment and outlives its processes; a `Seat` is its place in
+one of them: it loads the version there, warms it, lets requests travel, and begins again when the
+process dies. `Fleet` makes the workers match the deployments and what memory there is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import subprocess
-import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+import json
+from collections.abc import Coroutine, Iterable, Sequence
 from enum import StrEnum
-from itertools import count
 from pathlib import Path
-from typing import IO, Any, cast
-
-import msgspec
-import psutil
+from typing import Any, Protocol
 
 from penstock.domain import Deployment, Role
-from penstock.errors import UnreachableError
-from penstock.inference.gateway.batching import (
-    Backlog,
-    Failure,
-    Lane,
-    LaneLimits,
-    Outcome,
-    Settle,
-    Ticket,
+from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Settle, Ticket
+from penstock.inference.gateway.breaker import Breaker, Flow
+from penstock.inference.gateway.hosts import (
+    OK,
+    Child,
+    Gone,
+    NotReadyError,
+    anonymous_bytes,
+    said,
 )
+from penstock.inference.gateway.metadata import example_request
+from penstock.inference.gateway.placing import Home, Key, key_of
 from penstock.inference.gateway.settings import GatewaySettings
-from penstock.inference.program.frames import METADATA
+from penstock.inference.gateway.sizes import Size, Sizes
+from penstock.inference.program.frames import LOAD, V2
 
-StartWorker = Callable[[Deployment, Path], "subprocess.Popen[bytes]"]
-"""Starts the worker program so that it listens at the path; may raise."""
-Key = tuple[str, str, int, str]
-"""Environment, model, number, digest of the artifact."""
-
-MAX_SOCKET_PATH = 107
-"""Longer paths the kernel refuses."""
 MAX_DEATHS = 2
 """A request in whose company so many workers died is not tried again."""
-FAILED_AFTER = 3
-"""Deaths in a row, each soon after the start, until waiting requests are refused."""
-SETTLED_S = 10.0
-"""A worker that lived so long was well."""
-PAUSES_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_CONNECT_EVERY_S = 0.01
-_KILL_WAIT_S = 5.0
+PATIENCE = 0.25
+"""Share of its deadline that a version lets another have the process that they share. Who takes
+longer gets a process of its own, and there his whole time."""
+LOAD_PATIENCE = 0.5
+"""The same while another is loaded."""
+FAULT = 500
+"""From this status on an answer says that worker or model are at fault."""
 _DEADLINES_FIRST_S = 0.1
 """So much longer than its requests' deadline a worker may take before it is killed."""
-_LAST_WORDS_S = 0.5
-_LINE_BYTES = 4096
 
 
 class State(StrEnum):
@@ -64,352 +49,444 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    UNLOADED = "unloaded"
+    """Not in memory; the first request loads it."""
     FAILED = "failed"
     STOPPING = "stopping"
 
 
-class _NotReadyError(Exception):
-    """The worker program did not get ready; the message says why."""
+class NoRoomError(Exception):
+    """There is no memory for a version now, and nobody waits for it."""
+
+
+class Lodging(Protocol):
+    """Gives seats what they need: memory, a folder, a process."""
+
+    sizes: Sizes
+
+    async def room(self, seat: Seat) -> None:
+        """Have memory granted; NotReadyError or NoRoomError when there is none."""
+        ...
+
+    async def place(self, deployment: Deployment) -> Path:
+        """Prove a version and bring it to where its sandbox sees it."""
+        ...
+
+    def hold(self, home: Home) -> None:
+        """Say that a version lives in a process, or is about to."""
+        ...
+
+    def leave(self, home: Home) -> None:
+        """Say that it does no more; the last one ends the process."""
+        ...
+
+    def is_shared(self, home: Home) -> bool:
+        """Whether others live in a process too."""
+        ...
+
+    async def child(self, home: Home, folder: Path) -> Child:
+        """Return the process of a home that is held, started now if it does not run."""
+        ...
+
+    def set_apart(self, worker: Worker) -> None:
+        """Give a version a process of its own from now on."""
+        ...
+
+    def start_later(self, worker: Worker) -> None:
+        """Have a version that nobody waits for loaded after those that somebody does."""
+        ...
+
+    def see_off(self, leaving: Coroutine[Any, Any, None]) -> None:
+        """Let something end in its own time."""
+        ...
 
 
 class Worker:
-    """One version, kept running."""
+    """One version, kept ready."""
 
     def __init__(
-        self,
-        deployment: Deployment,
-        start: StartWorker,
-        socket: Path,
-        settle: Settle,
-        settings: GatewaySettings,
+        self, deployment: Deployment, fleet: Lodging, settle: Settle, settings: GatewaySettings
     ) -> None:
         self.deployment = deployment
-        """As the routes have it now; role and share change while the process stays."""
+        """As the routes have it now; role and share change while the processes stay."""
         self.reason = ""
         self.cold_start_s: float | None = None
         self.restarts = 0
-        self.pid: int | None = None
-        self._start = start
-        self._socket = socket
-        self._settle = settle
-        self._settings = settings
-        self._backlog = Backlog(
+        self.used_s: float = asyncio.get_running_loop().time()
+        """When it was asked last, or deployed, on the loop's clock."""
+        self.breaker = Breaker()
+        self.backlog = Backlog(
             max_requests=settings.queue_requests, max_bytes=settings.queue_bytes
         )
-        self._lane: Lane | None = None
-        self._words: _LastWords | None = None
-        self._state = State.STARTING
+        self.settings = settings
+        self.wanted = False
+        """Whether it should be loaded."""
+        self.queued = False
+        """Whether it will be, as soon as those before it are."""
+        self.seats: dict[Home, Seat] = {}
+        self._fleet = fleet
+        self._settle = settle
+        self._in_hands = 0
         self._was_ready = False
-        loop = asyncio.get_running_loop()
         self._leaving = False
-        self._drained: asyncio.Future[None] = loop.create_future()
-        self._stopped: asyncio.Future[None] = loop.create_future()
-        self._task = asyncio.create_task(self._run())
+        self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._decided = asyncio.Event()
+
+    @property
+    def key(self) -> Key:
+        """What it runs."""
+        return key_of(self.deployment)
 
     @property
     def state(self) -> State:
         """What it is doing."""
-        return State.STOPPING if self._leaving else self._state
+        if self._leaving:
+            return State.STOPPING
+        if any(seat.ready for seat in self.seats.values()):
+            return State.READY
+        if self.breaker.flow is Flow.OPEN:
+            return State.FAILED
+        return State.STARTING if self.wanted or self.queued else State.UNLOADED
 
     @property
     def accepts(self) -> bool:
-        """Whether a request is well placed here: ready, or about to be again."""
-        restarting = self._was_ready and self._state is State.STARTING
-        return not self._leaving and (self._state is State.READY or restarting)
+        """Whether a request is well placed here: ready, or ready as soon as it can be."""
+        return self.state in {State.READY, State.STARTING, State.UNLOADED}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return not self.backlog and not self._in_hands
+
+    @property
+    def living(self) -> list[Seat]:
+        """The places that it has, or is about to have, in memory."""
+        return [seat for seat in self.seats.values() if seat.living]
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, the first of several."""
+        return next((seat.child.pid for seat in self.seats.values() if seat.child), None)
+
+    @property
+    def idle_s(self) -> float:
+        """How long nobody has asked for it."""
+        return round(asyncio.get_running_loop().time() - self.used_s, 3)
 
     def submit(self, ticket: Ticket) -> bool:
-        """Let a request wait for the worker; False when too much waits already."""
-        if not self._backlog.push(ticket):
+        """Let a request wait for the version; False when too much waits already."""
+        if not self.backlog.push(ticket):
             return False
-        if self._lane is not None:
-            self._lane.wake()
+        self.used_s = asyncio.get_running_loop().time()
+        self.want()
         return True
 
+    def want(self) -> None:
+        """Have it loaded, and what waits sent."""
+        self.queued = False
+        if not self.wanted:
+            self.wanted = True
+            self._decided.clear()
+        for seat in self.seats.values():
+            seat.wake()
+
+    def unwant(self) -> None:
+        """Leave it unloaded: nobody waits and there is no room."""
+        self.wanted = False
+        self._decided.set()
+
+    async def decided(self) -> None:
+        """Wait until it is ready, or is not going to be soon."""
+        await self._decided.wait()
+
+    def move(self, homes: Sequence[Home]) -> None:
+        """Have it live there; what it has now stays until the new is ready."""
+        for home in homes:
+            if home not in self.seats:
+                self.seats[home] = Seat(self, home, self._fleet)
+            self.seats[home].leaving = False
+        for home, seat in self.seats.items():
+            seat.leaving = home not in homes
+        self._let_go()
+
+    async def unload(self) -> None:
+        """Take it out of memory until somebody asks for it."""
+        self.wanted = False
+        await asyncio.gather(*(seat.unload() for seat in list(self.seats.values())))
+
     async def stop(self) -> None:
-        """Answer what waits, then end the process."""
+        """Answer what waits, then leave every process."""
         self._leaving = True
-        if not self._is_idle():
-            await asyncio.wait([self._drained], timeout=self._settings.deadline_s)
-        if not self._stopped.done():
-            self._stopped.set_result(None)
-        await self._task
+        self._decided.set()
+        if not self.is_idle:
+            await asyncio.wait([self._drained], timeout=self.settings.deadline_s)
+        await asyncio.gather(*(seat.end() for seat in self.seats.values()))
+        self.refuse("it was stopped")
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        deaths = 0
-        while not self._stopped.done():
-            began_s = loop.time()
-            reason = await self._live()
-            if self._stopped.done():
-                break
-            if self._words is not None:
-                last_line = await asyncio.to_thread(self._words.last)
-                reason = f"{reason}: {last_line}" if last_line else reason
-            deaths = 1 if loop.time() - began_s > SETTLED_S else deaths + 1
-            self.restarts += 1
-            self._bury(reason, deaths)
-            pause_s = PAUSES_S[min(deaths, len(PAUSES_S)) - 1]
-            await asyncio.wait([self._stopped], timeout=pause_s)
-        self._refuse(self._backlog.clear(), "it was stopped")
+    def take(self, *, others_wait: bool) -> list[Ticket]:
+        """Return the next batch for one of its processes."""
+        settings = self.settings
+        most = settings.batch_requests if self.breaker.flow is Flow.CLOSED else 1
+        size = settings.turn_bytes if others_wait else settings.batch_bytes
+        tickets = self.backlog.take(most, size)
+        self._in_hands += len(tickets)
+        return tickets
 
-    async def _live(self) -> str:
-        """Go through one process's life and return why it ended."""
-        self._words = None
-        process: subprocess.Popen[bytes] | None = None
-        began_s = asyncio.get_running_loop().time()
-        try:
-            self._socket.parent.mkdir(parents=True, exist_ok=True)
-            process = await asyncio.to_thread(self._start, self.deployment, self._socket)
-            self.pid = process.pid
-            self._words = None if process.stderr is None else _LastWords(process.stderr)
-            lane = await self._connect(process)
-            await self._wait_ready(lane)
-            self.cold_start_s = asyncio.get_running_loop().time() - began_s
-            self._state, self._was_ready, self.reason = State.READY, True, ""
-            lane.open()
-            await asyncio.wait([lane.lost, self._stopped], return_when=asyncio.FIRST_COMPLETED)
-            return lane.lost.result() if lane.lost.done() else "It was stopped"
-        except Exception as error:  # noqa: BLE001  whatever the starter raises is the reason
-            return str(error)
-        finally:
-            await self._end(process)
+    def settle(self, answered: list[tuple[Ticket, Outcome]]) -> None:
+        """Pass the answers of a batch on."""
+        self._in_hands -= len(answered)
+        self.breaker.answered()
+        self._settle(answered)
+        if self._leaving and self.is_idle and not self._drained.done():
+            self._drained.set_result(None)
 
-    async def _connect(self, process: subprocess.Popen[bytes]) -> Lane:
-        """Connect as soon as the worker listens."""
-        loop = asyncio.get_running_loop()
-        latest_s = loop.time() + self._settings.start_timeout_s
-        limits = LaneLimits(
-            self._settings.batch_requests, self._settings.batch_bytes, self._frame_s
-        )
-        while True:
-            try:
-                _, self._lane = await loop.create_unix_connection(
-                    lambda: Lane(self._backlog, self._settled, limits), str(self._socket)
-                )
-            except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.wait([self._stopped], timeout=_CONNECT_EVERY_S)
-            else:
-                return self._lane
-            if self._stopped.done():
-                raise _NotReadyError("It was stopped")
-            if process.poll() is not None:
-                raise _NotReadyError(
-                    f"The worker ended with exit code {process.returncode} before it was ready"
-                )
-            if loop.time() > latest_s:
-                raise _NotReadyError(
-                    f"The worker was not ready in {self._settings.start_timeout_s:g} s"
-                )
+    def started(self, cold_start_s: float) -> None:
+        """Note that a seat is ready, and let go of those that it replaces."""
+        self.cold_start_s, self.reason = cold_start_s, ""
+        self._was_ready = True
+        self.breaker.started()
+        self._decided.set()
+        self._let_go()
 
-    async def _wait_ready(self, lane: Lane) -> None:
-        """Ask the worker what it is; its answer says that it is ready."""
-        loop = asyncio.get_running_loop()
-        question = Ticket(METADATA, b"", b"", loop.create_future())
-        lane.question(question)
-        await asyncio.wait(
-            [question.future, lane.lost, self._stopped], return_when=asyncio.FIRST_COMPLETED
-        )
-        if not question.future.done():
-            raise _NotReadyError(lane.lost.result() if lane.lost.done() else "It was stopped")
-        reply = question.future.result()
-        if isinstance(reply, Failure) or reply.status != 200:
-            what = reply.what if isinstance(reply, Failure) else reply.body.decode()
-            raise _NotReadyError(f"The worker cannot serve: {what[:500]}")
-        answer: Any = msgspec.json.decode(reply.body)
-        if isinstance(answer, dict) and cast("dict[str, Any]", answer).get("ok") is False:
-            raise _NotReadyError(f"The worker cannot serve: {answer['error']}")
-
-    async def _end(self, process: subprocess.Popen[bytes] | None) -> None:
-        lane, self._lane, self.pid = self._lane, None, None
-        if lane is not None:
-            held, lane.in_flight = lane.in_flight, []
-            lane.close("It was stopped")
-            self._give_back(held + self._backlog.clear(), in_hand=len(held))
-        if self._state is State.READY:
-            self._state = State.STARTING
-        if process is not None:
-            _kill(process)
-            with suppress(subprocess.TimeoutExpired):  # a killed process ends; a stuck one later
-                await asyncio.to_thread(process.wait, _KILL_WAIT_S)
-        shutil.rmtree(self._socket.parent, ignore_errors=True)
-
-    def _bury(self, reason: str, deaths: int) -> None:
-        self.reason = reason
-        if not self._was_ready or deaths >= FAILED_AFTER:
-            self._state = State.FAILED
-            self._refuse(self._backlog.clear(), reason)
-
-    def _give_back(self, held: list[Ticket], *, in_hand: int) -> None:
-        """Decide on the requests of a worker that died, the first of them in its hands.
+    def lost(self, gone: Gone, *, mine: bool, lived_s: float) -> None:
+        """Decide on its requests after a process ended, or did not get ready.
 
         Who can ask the champion does so at once; the others wait for the next process.
         """
+        if mine:
+            self.breaker.died(lived_s=lived_s)
+            self.reason = gone.reason
+            again: list[Ticket] = []
+            self._in_hands -= len(gone.held)
+            for ticket in gone.held:
+                ticket.deaths += 1
+                if not ticket.future.done():
+                    again.append(ticket)
+            self._again(again)
+        if any(seat.ready for seat in self.seats.values()):
+            if self.breaker.flow is Flow.OPEN:
+                self.breaker.started()
+            return
+        self._let_go()
+        self._again(self.backlog.clear())
+        if self.breaker.flow is Flow.OPEN:
+            self._decided.set()
+            self.refuse(self.reason)
+
+    def refuse(self, reason: str) -> None:
+        """Answer everybody who waits with an error."""
+        what = f"{_version(self.deployment)} is not ready: {reason}."
+        failure = Failure(503, "PS503", what, "Try again in a second.")
+        if tickets := self.backlog.clear():
+            self._settle([(ticket, failure) for ticket in tickets])
+
+    def _again(self, held: list[Ticket]) -> None:
         again: list[Ticket] = []
-        for place, ticket in enumerate(held):
-            ticket.deaths += place < in_hand
-            if ticket.future.done() or ticket.kind == METADATA:
-                continue
+        for ticket in held:
             if ticket.has_fallback or ticket.quiet or ticket.deaths >= MAX_DEATHS:
                 what = f"{_version(self.deployment)} did not survive this request."
                 failure = Failure(502, "PS511", what, "Check its values; see the worker's log.")
                 self._settle([(ticket, failure)])
             else:
                 again.append(ticket)
-        self._backlog.give_back(again)
+        self.backlog.give_back(again)
 
-    def _refuse(self, tickets: list[Ticket], reason: str) -> None:
-        what = f"{_version(self.deployment)} is not ready: {reason}."
-        failure = Failure(503, "PS503", what, "Try again in a second.")
-        if tickets:
-            self._settle([(ticket, failure) for ticket in tickets])
-
-    def _settled(self, answered: list[tuple[Ticket, Outcome]]) -> None:
-        if answered[0][0].kind == METADATA:
-            answered[0][0].future.set_result(answered[0][1])
-            return
-        self._settle(answered)
-        if self._leaving and self._is_idle() and not self._drained.done():
-            self._drained.set_result(None)
-
-    def _is_idle(self) -> bool:
-        return not self._backlog and (self._lane is None or not self._lane.in_flight)
-
-    def _frame_s(self) -> float:
-        if self._state is not State.READY:
-            return self._settings.start_timeout_s
-        return attempt_s(self.deployment, self._settings) + _DEADLINES_FIRST_S
+    def _let_go(self) -> None:
+        """End the seats that are to go, once one that stays is ready or none that goes is."""
+        going = [seat for seat in self.seats.values() if seat.leaving]
+        staying_ready = any(seat.ready for seat in self.seats.values() if not seat.leaving)
+        for seat in going:
+            if staying_ready or not seat.ready:
+                del self.seats[seat.home]
+                self._fleet.see_off(seat.end())
 
 
-class _LastWords:
-    """Reads what a process says on a pipe, so that it never blocks, and keeps the end of it."""
+class Seat:
+    """A version's place in one process."""
 
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
-        self._lines: deque[bytes] = deque(maxlen=20)
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+    def __init__(self, worker: Worker, home: Home, fleet: Lodging) -> None:
+        self.worker = worker
+        self.home = home
+        self.slot = -1
+        self.child: Child | None = None
+        """While the version is ready there."""
+        self.living = False
+        """Whether it has memory granted."""
+        self.leaving = False
+        """Whether another home takes its place."""
+        self._fleet = fleet
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._resting = asyncio.Event()
+        self._out: asyncio.Future[None] = self._loop.create_future()
+        self._ending = False
+        self._at_home = False
+        """Whether it is in the process, and has to leave it in order."""
+        if worker.wanted:
+            self._woken.set()
+        self._task = asyncio.create_task(self._run())
 
-    def last(self) -> str:
-        """Return the last line, once the process has ended."""
-        self._thread.join(_LAST_WORDS_S)
-        lines = [line.decode(errors="replace").strip() for line in self._lines]
-        return next((line for line in reversed(lines) if line), "")[:500]
+    @property
+    def ready(self) -> bool:
+        """Whether requests travel."""
+        return self.child is not None
 
-    def _read(self) -> None:
-        with self._pipe:
-            for line in iter(lambda: self._pipe.readline(_LINE_BYTES), b""):
-                self._lines.append(line)
+    @property
+    def frame_s(self) -> float:
+        """Time that a batch may take."""
+        return attempt_s(self.worker.deployment, self.worker.settings) + _DEADLINES_FIRST_S
+
+    @property
+    def patience_s(self) -> float:
+        """Time that it lets another version's batch take while it waits."""
+        return attempt_s(self.worker.deployment, self.worker.settings) * PATIENCE
+
+    def wake(self) -> None:
+        """Look anew: the version is wanted, or something waits for it."""
+        if self.child is not None:
+            self.child.queue(self)
+        else:
+            self._woken.set()
+
+    def take(self, *, others_wait: bool) -> list[Ticket]:
+        """Return the next batch."""
+        return self.worker.take(others_wait=others_wait)
+
+    def settle(self, answered: list[tuple[Ticket, Outcome]]) -> None:
+        """Take the answers of a batch."""
+        self.worker.settle(answered)
+
+    async def unload(self) -> None:
+        """Leave the process until the version is wanted again."""
+        if self.living:
+            self._resting.clear()
+            if not self._out.done():
+                self._out.set_result(None)
+            await self._resting.wait()
+
+    async def end(self) -> None:
+        """Leave the process for good."""
+        self._ending = True
+        if not self._out.done():
+            self._out.set_result(None)
+        if not self._at_home:
+            self._task.cancel()
+        self._woken.set()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while not self._ending:
+            if not self.worker.wanted:
+                self._woken.clear()
+                await self._woken.wait()
+                continue
+            began_s = self._loop.time()
+            self._out = self._loop.create_future()
+            try:
+                gone = await self._live(began_s)
+            except NoRoomError:
+                self.worker.unwant()
+                continue
+            except Exception as error:  # noqa: BLE001  whatever the starter raises is the reason
+                gone = Gone(str(error) or type(error).__name__, self.slot, [], others=False)
+            if gone is not None:
+                mine = gone.slot is None or gone.slot == self.slot
+                self.worker.lost(gone, mine=mine, lived_s=self._loop.time() - began_s)
+                if gone.others and not mine and self.worker.is_idle:
+                    self._fleet.start_later(self.worker)
+                pause_s = self.worker.breaker.pause_s if mine else 0.0
+                await asyncio.wait([self._out], timeout=pause_s)
+
+    async def _live(self, began_s: float) -> Gone | None:
+        """Go through one life in a process; return how the process ended, None when it did not."""
+        self.slot = -1
+        await self._fleet.room(self)
+        self._fleet.hold(self.home)
+        try:
+            folder = await self._fleet.place(self.worker.deployment)
+            child = await self._fleet.child(self.home, folder)
+            self.slot = child.new_slot()
+            gone = await self._load(child, str(folder))
+            if gone is None:
+                gone = await self._serve(child, began_s)
+        finally:
+            self.child, self.living, self._at_home = None, False, False
+            self._fleet.leave(self.home)
+            self._resting.set()
+        if gone is not None:
+            self.worker.restarts += 1
+            if gone.slot == self.slot and gone.others:
+                self._fleet.set_apart(self.worker)
+        return gone
+
+    async def _serve(self, child: Child, began_s: float) -> Gone | None:
+        """Let requests travel until the process ends, or the version has to leave it."""
+        self._at_home = True
+        self.child = child
+        child.seat(self)
+        self.worker.started(self._loop.time() - began_s)
+        await asyncio.wait([child.gone, self._out], return_when=asyncio.FIRST_COMPLETED)
+        self.child = None
+        if not child.gone.done():
+            await child.unseat(self, last=not self._fleet.is_shared(self.home))
+        return child.gone.result() if child.gone.done() else None
+
+    async def _load(self, child: Child, folder: str) -> Gone | None:
+        """Load and warm the version; NotReadyError when that fails and the process lives on."""
+        deployment, settings = self.worker.deployment, self.worker.settings
+        limit_s = settings.start_timeout_s
+        if self._fleet.is_shared(self.home):
+            limit_s = min(limit_s, shared_load_s(settings))
+        asked = {
+            "slot": self.slot,
+            "folder": folder,
+            "path": deployment.serving.get("path") or "own",
+        }
+        try:
+            async with child.loading:
+                before_bytes, began_s = anonymous_bytes(child.pid), self._loop.time()
+                order = json.dumps(asked).encode()
+                loaded = await child.order(LOAD, order, slot=self.slot, limit_s=limit_s)
+                if isinstance(loaded, Failure):
+                    return await child.gone
+                if loaded.status != OK:
+                    raise NotReadyError(f"The worker cannot serve: {said(loaded)}")
+                for body, sure in _first_rows(deployment):
+                    answer = await child.order(V2, body, slot=self.slot, limit_s=limit_s)
+                    if isinstance(answer, Failure):
+                        return await child.gone
+                    if answer.status >= FAULT and sure:
+                        raise NotReadyError(f"Its first answer was an error: {said(answer)}")
+                grown = max(anonymous_bytes(child.pid) - before_bytes, 0)
+        except BaseException:  # interrupted, too: the order may be on its way
+            if self._fleet.is_shared(self.home):
+                self._fleet.see_off(child.unseat(self, last=False))
+            raise
+        size = Size(grown, self._loop.time() - began_s)
+        self._fleet.sizes.learn(deployment.artifact_digest, size)
+        return None
 
 
-class Fleet:
-    """All workers, made to match the deployments."""
+def _first_rows(deployment: Deployment) -> Iterable[tuple[bytes, bool]]:
+    """Return requests that warm a version, and whether it has to be able to answer them.
 
-    def __init__(
-        self, start: StartWorker, sockets: Path, settle: Settle, settings: GatewaySettings
-    ) -> None:
-        self._start = start
-        self._settle = settle
-        self._settings = settings
-        self._sockets = sockets / f"g{os.getpid()}"
-        self._numbers = count(1)
-        self._workers: dict[Key, Worker] = {}
-        self._leaving: dict[Worker, asyncio.Task[None]] = {}
-        longest = len(str(self._sockets / "99999" / "s"))
-        if longest > MAX_SOCKET_PATH:
-            raise UnreachableError(
-                "PS520",
-                f"The folder {sockets} is too long for sockets: {longest} > {MAX_SOCKET_PATH}.",
-                hint="Set PENSTOCK_HOME to a folder with a shorter path.",
-            )
-        _remove_left_over(sockets)
+    A column without a typical value gets a neutral one, which a model may rightly refuse.
+    """
+    columns = deployment.signature.get("columns") or []
+    if columns:
+        sure = all(column.get("example") is not None for column in columns)
+        yield json.dumps(example_request(deployment.signature)).encode(), sure
 
-    def match(self, deployments: Iterable[Deployment]) -> None:
-        """Start, keep and stop workers so that exactly these versions run."""
-        wanted = {_key(deployment): deployment for deployment in deployments}
-        for key, deployment in wanted.items():
-            worker = self._workers.get(key)
-            if worker is None:
-                self._workers[key] = self._begin(deployment)
-            else:
-                worker.deployment = deployment
-        for key in self._workers.keys() - wanted.keys():
-            worker = self._workers.pop(key)
-            task = self._leaving[worker] = asyncio.create_task(worker.stop())
-            task.add_done_callback(lambda _, gone=worker: self._leaving.pop(gone, None))
 
-    def worker(self, deployment: Deployment) -> Worker | None:
-        """Return the worker of a version."""
-        return self._workers.get(_key(deployment))
-
-    def is_ready(self, deployment: Deployment) -> bool:
-        """Whether a request may be sent there; a champion may be restarting, others not."""
-        worker = self._workers.get(_key(deployment))
-        if worker is None:
-            return False
-        if deployment.role is Role.CHALLENGER:
-            return worker.state is State.READY
-        return worker.accepts
-
-    def workers(self) -> list[Worker]:
-        """Return all of them, those that are leaving too."""
-        return [*self._workers.values(), *self._leaving]
-
-    async def stop(self) -> None:
-        """End every process."""
-        self.match([])
-        await asyncio.gather(*self._leaving.values())
-        shutil.rmtree(self._sockets, ignore_errors=True)
-
-    def _begin(self, deployment: Deployment) -> Worker:
-        socket = self._sockets / str(next(self._numbers)) / "s"
-        return Worker(deployment, self._start, socket, self._settle, self._settings)
+def shared_load_s(settings: GatewaySettings) -> float:
+    """Return how long a version may take to load where others wait for the same process."""
+    return settings.deadline_s * LOAD_PATIENCE
 
 
 def attempt_s(deployment: Deployment, settings: GatewaySettings) -> float:
-    """Return the time for one attempt: a challenger leaves half of it to the champion."""
+    """Return how long a version may try; a challenger leaves time for the champion."""
     share = 0.5 if deployment.role is Role.CHALLENGER else 1.0
     return settings.deadline_of(deployment.serving) * share
-
-
-def resident_bytes(pids: Collection[int]) -> dict[int, int]:
-    """Return the resident memory of processes, the sum over each one and its descendants."""
-    parents: dict[int, int] = {}
-    sizes: dict[int, int] = {}
-    for process in psutil.process_iter(["ppid", "memory_info"]):
-        facts = process.info
-        parents[process.pid] = facts["ppid"]
-        sizes[process.pid] = facts["memory_info"].rss if facts["memory_info"] else 0
-    sums = dict.fromkeys(pids, 0)
-    for pid, size in sizes.items():
-        above: int | None = pid
-        while above and above not in sums:
-            above = parents.get(above)
-        if above:
-            sums[above] += size
-    return sums
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process that we started, with the group that it leads."""
-    if process.poll() is not None:
-        return
-    assert process.pid > 1, process.pid
-    if os.getpgid(process.pid) == process.pid:
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-
-
-def _remove_left_over(sockets: Path) -> None:
-    """Remove the folders of gateways that were killed."""
-    for folder in sockets.glob("g*"):
-        if folder.name[1:].isdigit() and not psutil.pid_exists(int(folder.name[1:])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _key(deployment: Deployment) -> Key:
-    where = deployment.environment.value
-    return where, deployment.model, deployment.number, deployment.artifact_digest
 
 
 def _version(deployment: Deployment) -> str:
