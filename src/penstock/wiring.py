@@ -251,41 +251,34 @@ def _redact_logs(home: Path) -> None:
 
 def run_gateway(home: Path, settings: ServerSettings) -> None:
     """Answer predictions until told to stop."""
-    from penstock.build.trust import provenance
     from penstock.inference.gateway.application import Gateway
     from penstock.inference.gateway.explaining import Explainer
     from penstock.inference.gateway.handover import Handover
     from penstock.inference.gateway.serving import serve
     from penstock.inference.gateway.settings import GatewaySettings
     from penstock.pipeline.backgrounds import Backgrounds
+    from penstock.pipeline.hosting import Hosting
     from penstock.records.routes import Routes
 
     handover = Handover.taken(os.environ)
     records, kept, made = database(home), store(home), workers(home, settings)
 
-    def start_worker(deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
-        claim = provenance.Claim(
-            deployment.model,
-            deployment.number,
-            deployment.artifact_digest,
-            deployment.lock_digest,
-            deployment.attestation_digest,
-        )
-        folder = provenance.unpacked(claim, kept, home)
-        command = made.command(folder, deployment.lock_digest, path)
-        return made.sandbox.start(command, stderr=subprocess.PIPE)
-
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    serving = settings.serving
     chosen = GatewaySettings(
         grpc=None if settings.grpc_port is None else f"{host}:{settings.grpc_port}",
         allowed_hosts=tuple(settings.allowed_hosts),
-        deadline_s=settings.serving.deadline_ms / 1000,
+        deadline_s=serving.deadline_ms / 1000,
+        worker_memory_bytes=settings.limits.worker_memory_mb << 20,
+        idle_s=duration_s(serving.idle),
     )
+    if serving.memory_mb is not None:
+        chosen = replace(chosen, memory_bytes=serving.memory_mb << 20)
     settle_s = chosen.start_timeout_s if handover.takes_over else SETTLE_S
     gateway = Gateway(
         replace(chosen, settle_s=settle_s),
         Routes(records),
-        start_worker,
+        Hosting(made, kept, home, chosen.memory_bytes >> 20),
         home / "log",
         home / "run" / "routes.json",
         clock,

@@ -2,8 +2,8 @@
 
     python -I -S gateway_worker.py SOCKET
 
-It is a host that forks such workers. A body is JSON: ``do`` is what to do, ``on`` the versions that obey (all when absent), ``id`` the
-caller's own id. It answers with the version's number and how many requests its frame held.
+It is a host that forks such workers. A body is JSON: ``do`` is what to do, ``on`` the versions
+that obey (all when absent), ``id`` the caller's own id. It answers with the version's number and how many requests its frame held.
 """
 
 import ctypes
@@ -19,6 +19,8 @@ from typing import Any
 
 LOAD, UNLOAD, FORK = 32, 33, 34
 ballast: dict[int, bytes] = {}
+warming: dict[int, dict[str, Any]] = {}
+"""What the gateway's own request does, by slot."""
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
@@ -68,6 +70,8 @@ def reply(part: bytes, versions: dict[int, int], size: int, connection: socket.s
         status, answer = 503, {"error": f"slot {slot} is not loaded", "code": "PS522"}
     elif kind:
         asked, number = json.loads(body), versions[slot]
+        if not name and slot in warming:
+            asked = warming[slot]
         if number in asked.get("on", [number]):
             status, answer = obey(asked, connection)
         name = asked.get("id", name.decode()).encode()
@@ -91,6 +95,9 @@ def load(folder: Path, slot: int, versions: dict[int, int]) -> tuple[int, dict[s
     if asked.get("do") == "fail":
         return 500, {"error": "No module named yaml", "code": "PS570", "hint": "Lock it."}
     ballast[slot] = b"x" * asked.get("bytes", 0)
+    warming.pop(slot, None)
+    if "first" in asked:
+        warming[slot] = asked["first"]
     versions[slot] = int(folder.name.rpartition("@")[2])
     return 200, {"ok": True}
 

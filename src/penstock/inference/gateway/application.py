@@ -26,9 +26,9 @@ from penstock.inference.gateway.batching import Failure
 from penstock.inference.gateway.cache import RouteCache
 from penstock.inference.gateway.explaining import Explainer, Explaining
 from penstock.inference.gateway.fleet import Folders
-from penstock.inference.gateway.hosts import Starter, resident_bytes
 from penstock.inference.gateway.grpc_service import GrpcServer
 from penstock.inference.gateway.handover import Word
+from penstock.inference.gateway.hosts import Starter, resident_bytes
 from penstock.inference.gateway.metadata import (
     model_index,
     model_metadata,

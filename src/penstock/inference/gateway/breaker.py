@@ -52,18 +52,18 @@ class Breaker:
         return PAUSES_S[min(max(self._deaths, 1), len(PAUSES_S)) - 1]
 
     def started(self) -> None:
-        """A process is ready and warm."""
+        """Note that a process is ready and warm."""
         self._started_once = True
         if self.flow is Flow.OPEN:
             self.flow = Flow.HALF_OPEN if self._deaths >= OPEN_AFTER else Flow.CLOSED
 
     def answered(self) -> None:
-        """A request was answered, whatever the answer."""
+        """Note that a request was answered, whatever the answer."""
         if self.flow is Flow.HALF_OPEN:
             self.flow, self._deaths = Flow.CLOSED, 0
 
     def died(self, *, lived_s: float) -> None:
-        """A process ended that should not have, or did not get ready."""
+        """Note that a process ended that should not have, or did not get ready."""
         self._deaths = 1 if lived_s > SETTLED_S else self._deaths + 1
         again = self.flow is not Flow.CLOSED
         if again or self._deaths >= OPEN_AFTER or not self._started_once:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -181,7 +182,7 @@ class Fleet:
                     "model smaller"
                 )
             loaded = [self._room(other) for other in self.workers() if other.living]
-            go = make_room(loaded, coming, memory, asyncio.get_running_loop().time())
+            go = make_room(loaded, coming, memory, time.monotonic())
             if go == []:
                 seat.living = True
                 return

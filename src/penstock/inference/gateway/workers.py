@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Coroutine, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from penstock.domain import Deployment, Role
+from penstock.domain import JSON, Deployment, Role
 from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Settle, Ticket
 from penstock.inference.gateway.breaker import Breaker, Flow
 from penstock.inference.gateway.hosts import (
@@ -112,8 +113,8 @@ class Worker:
         self.reason = ""
         self.cold_start_s: float | None = None
         self.restarts = 0
-        self.used_s: float = asyncio.get_running_loop().time()
-        """When it was asked last, or deployed, on the loop's clock."""
+        self.used_s = time.monotonic()
+        """When it was asked last, or deployed; the loop's own reading of it is coarse."""
         self.breaker = Breaker()
         self.backlog = Backlog(
             max_requests=settings.queue_requests, max_bytes=settings.queue_bytes
@@ -171,13 +172,13 @@ class Worker:
     @property
     def idle_s(self) -> float:
         """How long nobody has asked for it."""
-        return round(asyncio.get_running_loop().time() - self.used_s, 3)
+        return round(time.monotonic() - self.used_s, 3)
 
     def submit(self, ticket: Ticket) -> bool:
         """Let a request wait for the version; False when too much waits already."""
         if not self.backlog.push(ticket):
             return False
-        self.used_s = asyncio.get_running_loop().time()
+        self.used_s = time.monotonic()
         self.want()
         return True
 
@@ -406,7 +407,7 @@ class Seat:
             folder = await self._fleet.place(self.worker.deployment)
             child = await self._fleet.child(self.home, folder)
             self.slot = child.new_slot()
-            gone = await self._load(child, str(folder))
+            gone = await self._loaded(child, str(folder))
             if gone is None:
                 gone = await self._serve(child, began_s)
         finally:
@@ -431,6 +432,15 @@ class Seat:
             await child.unseat(self, last=not self._fleet.is_shared(self.home))
         return child.gone.result() if child.gone.done() else None
 
+    async def _loaded(self, child: Child, folder: str) -> Gone | None:
+        """Load the version, or leave the process as it was."""
+        try:
+            return await self._load(child, folder)
+        except BaseException:  # interrupted, too: the order may be on its way
+            if self._fleet.is_shared(self.home):
+                self._fleet.see_off(child.unseat(self, last=False))
+            raise
+
     async def _load(self, child: Child, folder: str) -> Gone | None:
         """Load and warm the version; NotReadyError when that fails and the process lives on."""
         deployment, settings = self.worker.deployment, self.worker.settings
@@ -442,28 +452,22 @@ class Seat:
             "folder": folder,
             "path": deployment.serving.get("path") or "own",
         }
-        try:
-            async with child.loading:
-                before_bytes, began_s = anonymous_bytes(child.pid), self._loop.time()
-                order = json.dumps(asked).encode()
-                loaded = await child.order(LOAD, order, slot=self.slot, limit_s=limit_s)
-                if isinstance(loaded, Failure):
-                    return await child.gone
-                if loaded.status != OK:
-                    raise NotReadyError(f"The worker cannot serve: {said(loaded)}")
-                for body, sure in _first_rows(deployment):
-                    answer = await child.order(V2, body, slot=self.slot, limit_s=limit_s)
-                    if isinstance(answer, Failure):
-                        return await child.gone
-                    if answer.status >= FAULT and sure:
-                        raise NotReadyError(f"Its first answer was an error: {said(answer)}")
-                grown = max(anonymous_bytes(child.pid) - before_bytes, 0)
-        except BaseException:  # interrupted, too: the order may be on its way
-            if self._fleet.is_shared(self.home):
-                self._fleet.see_off(child.unseat(self, last=False))
-            raise
-        size = Size(grown, self._loop.time() - began_s)
-        self._fleet.sizes.learn(deployment.artifact_digest, size)
+        async with child.loading:
+            before_bytes, began_s = anonymous_bytes(child.pid), self._loop.time()
+            order = json.dumps(asked).encode()
+            answer = await child.order(LOAD, order, slot=self.slot, limit_s=limit_s)
+            hindrance = "The worker cannot serve" if answer.status != OK else ""
+            for body, sure in () if hindrance else _first_rows(deployment):
+                answer = await child.order(V2, body, slot=self.slot, limit_s=limit_s)
+                if answer.status >= FAULT and sure:
+                    hindrance = "Its first answer was an error"
+            grown = max(anonymous_bytes(child.pid) - before_bytes, 0)
+            took_s = self._loop.time() - began_s
+        if isinstance(answer, Failure):  # the process, not the version, has the last word
+            return await child.gone
+        if hindrance:
+            raise NotReadyError(f"{hindrance}: {said(answer)}")
+        self._fleet.sizes.learn(deployment.artifact_digest, Size(grown, took_s))
         return None
 
 
@@ -472,7 +476,7 @@ def _first_rows(deployment: Deployment) -> Iterable[tuple[bytes, bool]]:
 
     A column without a typical value gets a neutral one, which a model may rightly refuse.
     """
-    columns = deployment.signature.get("columns") or []
+    columns: list[JSON] = deployment.signature.get("columns") or []
     if columns:
         sure = all(column.get("example") is not None for column in columns)
         yield json.dumps(example_request(deployment.signature)).encode(), sure
