@@ -13,7 +13,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -25,7 +24,6 @@ from typing import TYPE_CHECKING
 
 from penstock import supervisor
 from penstock.config import ServerSettings
-from penstock.domain import Deployment
 from penstock.errors import UnreachableError, UsageError
 from penstock.ports import ArtifactStore, Sandbox
 
@@ -251,6 +249,7 @@ def _redact_logs(home: Path) -> None:
 
 def run_gateway(home: Path, settings: ServerSettings) -> None:
     """Answer predictions until told to stop."""
+    from penstock.config.rules import duration_s
     from penstock.inference.gateway.application import Gateway
     from penstock.inference.gateway.explaining import Explainer
     from penstock.inference.gateway.handover import Handover

@@ -51,6 +51,8 @@ def obey(asked: dict[str, Any], connection: socket.socket) -> tuple[int, dict[st
     if do == "huge":
         connection.sendall(struct.pack("<I", 2**31))
         time.sleep(60)
+    if do == "tell id":
+        return 200, {"at": time.time_ns()}
     if do == "answer":
         return asked["status"], {"error": "as told"}
     return 200, {}
@@ -78,11 +80,13 @@ def reply(part: bytes, versions: dict[int, int], size: int, connection: socket.s
         answer |= {"number": number, "batch": size, "n": asked.get("n"), "kind": kind}
         answer["id"] = name.decode()
         answer |= {"pid": os.getpid(), "versions": len(versions)}
+        if "at" in answer:
+            answer["id"] = name.decode()
     return (
         struct.pack("<HBB", status, len(name), 0)
         + name
         + struct.pack("<I", 1)
-        + (json.dumps(answer).encode())
+        + json.dumps(answer, separators=(",", ":")).encode()
     )
 
 

@@ -70,6 +70,8 @@ class Ticket:
     else waits."""
     logged: bool = True
     """Whether its entry is on disk, once it has ended."""
+    cached: bool = False
+    """Whether its answer is one that was given before."""
     deaths: int = 0
     """How many workers died with this request in their hands."""
     within_s: float = inf

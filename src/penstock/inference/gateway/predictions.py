@@ -22,6 +22,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from penstock.domain import Deployment, Environment, Role
+from penstock.inference.gateway import caching
 from penstock.inference.gateway.answers import (
     Answer,
     Header,
@@ -31,6 +32,7 @@ from penstock.inference.gateway.answers import (
     replied,
 )
 from penstock.inference.gateway.batching import Failure, Outcome, Ticket
+from penstock.inference.gateway.caching import Cache
 from penstock.inference.gateway.deadlines import Deadlines
 from penstock.inference.gateway.figures import Figures
 from penstock.inference.gateway.fleet import Fleet, Folders
@@ -91,6 +93,7 @@ class Predictions:
         self.routes: dict[tuple[str, str], ModelRoutes] = {}
         """By environment and model; replaced as a whole, by `serve`."""
         self.log = log
+        self.cache = Cache()
         self.fleet = Fleet(starter, folders, self.settle, settings)
         self.room = Room(max_requests=settings.held_requests, max_bytes=settings.held_bytes)
         self.copies = Copies(
@@ -286,6 +289,26 @@ class Predictions:
         return self._told(second, await self._attempt(second, end_s))
 
     async def _attempt(self, ticket: Ticket, limit_s: float) -> Outcome:
+        limit_bytes = caching.limit_bytes(ticket)
+        if limit_bytes:
+            return await self._attempt_once(ticket, limit_s, limit_bytes)
+        return await self._try(ticket, limit_s)
+
+    async def _attempt_once(self, ticket: Ticket, limit_s: float, limit_bytes: int) -> Outcome:
+        """Give the answer that the same request got before, or keep the one that it gets."""
+        asked = caching.asked_by(ticket)
+        reply = self.cache.find(asked, ticket.id.decode())
+        if reply is not None:
+            ticket.cached = True
+            self.settle([(ticket, reply)])
+            return reply
+        outcome = await self._try(ticket, limit_s)
+        kept = caching.kept_of(ticket, outcome) if isinstance(outcome, Reply) else None
+        if kept is not None:
+            self.cache.keep(asked, kept, limit_bytes)
+        return outcome
+
+    async def _try(self, ticket: Ticket, limit_s: float) -> Outcome:
         deployment, now_s = _deployment(ticket), time.monotonic()
         pace = self._paces[_key(deployment)]
         wait_s = pace.wait_s()
@@ -420,6 +443,7 @@ def _answer(ticket: Ticket, outcome: Outcome, more: tuple[Header, ...]) -> Answe
         if ticket.logged
         else _NOT_LOGGED,
         *more,
+        *([(b"penstock-cached", b"yes")] if ticket.cached else []),
     )
     if not isinstance(outcome, Reply):
         return refused(outcome, headers, ticket.kind)
