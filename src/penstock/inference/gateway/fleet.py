@@ -75,6 +75,7 @@ class Fleet:
         self._sockets = folders.sockets / f"g{os.getpid()}"
         self._pools = folders.pools / f"g{os.getpid()}"
         self._numbers = count(1)
+        self._stopping = False
         self._deployments: Sequence[Deployment] = ()
         self._rivals: set[Key] = set()
         self._apart: set[Key] = set()
@@ -149,6 +150,7 @@ class Fleet:
 
     async def stop(self) -> None:
         """End every process."""
+        self._stopping = True
         self.match([])
         for task in self._starters.values():
             task.cancel()
@@ -215,8 +217,8 @@ class Fleet:
                 self.see_off(self._end(task, home.lock))
 
     def is_shared(self, home: Home) -> bool:
-        """Whether others live in a process too."""
-        return self._holds[home] > 1
+        """Whether others live in a process too, and go on living there."""
+        return self._holds[home] > 1 and not self._stopping
 
     async def child(self, home: Home, folder: Path) -> Child:
         """Return the process of a home that is held, started now if it does not run."""

@@ -101,13 +101,17 @@ def homes(
         workers = int(serving.get("workers") or 1)
         own = key in alone or deployment.environment is Environment.TEST or workers > 1
         if own or serving.get("isolated") or deployment.role not in _SHARING:
-            name = " ".join(map(str, key))
+            name = _name(key)
             placed[key] = tuple(Home(lock, f"{name} {n}", shared=False) for n in range(workers))
         else:
             # By name, so that a version stays where it is when others come and go.
-            number = zlib.crc32(" ".join(map(str, key)).encode()) % shared
+            number = zlib.crc32(_name(key).encode()) % shared if shared > 1 else 0
             placed[key] = (Home(lock, f"shared {number}", shared=True),)
     return placed
+
+
+def _name(key: Key) -> str:
+    return " ".join(map(str, key))
 
 
 _SHARING = frozenset(_START_ORDER) | {Role.CHALLENGER}

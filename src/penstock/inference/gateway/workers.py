@@ -125,6 +125,9 @@ class Worker:
         self.queued = False
         """Whether it will be, as soon as those before it are."""
         self.seats: dict[Home, Seat] = {}
+        self.key: Key = key_of(deployment)
+        """What it runs."""
+        self._homes: Sequence[Home] = ()
         self._fleet = fleet
         self._settle = settle
         self._in_hands = 0
@@ -132,11 +135,6 @@ class Worker:
         self._leaving = False
         self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._decided = asyncio.Event()
-
-    @property
-    def key(self) -> Key:
-        """What it runs."""
-        return key_of(self.deployment)
 
     @property
     def state(self) -> State:
@@ -202,10 +200,12 @@ class Worker:
 
     def move(self, homes: Sequence[Home]) -> None:
         """Have it live there; what it has now stays until the new is ready."""
+        if homes == self._homes:
+            return
+        self._homes = homes
         for home in homes:
             if home not in self.seats:
                 self.seats[home] = Seat(self, home, self._fleet)
-            self.seats[home].leaving = False
         for home, seat in self.seats.items():
             seat.leaving = home not in homes
         self._let_go()
