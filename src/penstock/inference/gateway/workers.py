@@ -285,7 +285,8 @@ class Worker:
         again: list[Ticket] = []
         for ticket in held:
             if ticket.has_fallback or ticket.quiet or ticket.deaths >= MAX_DEATHS:
-                what = f"{_version(self.deployment)} did not survive this request."
+                name = _version(self.deployment)
+                what = f"{name} did not survive this request: {self.reason}."
                 failure = Failure(502, "PS511", what, "Check its values; see the worker's log.")
                 self._settle([(ticket, failure)])
             else:
