@@ -3,7 +3,8 @@
     python -I -S gateway_worker.py SOCKET
 
 It is a host that forks such workers. A body is JSON: ``do`` is what to do, ``on`` the versions
-that obey (all when absent), ``id`` the caller's own id. It answers with the version's number and how many requests its frame held.
+that obey (all when absent), ``id`` the caller's own id. It answers with the version's number and
+how many requests its frame held.
 """
 
 import ctypes
