@@ -21,7 +21,7 @@ from penstock.config.schema import Evaluate
 from penstock.domain import JSON, Environment
 from penstock.errors import StoppedError
 from penstock.inference.asking import columns_of, to_v2
-from penstock.inference.gateway.metadata import example_request
+from penstock.inference.gateway.examples import example_request
 from penstock.inference.prediction_log import table as log_table
 from penstock.inference.prediction_log.segments import Entry, Outcome
 from penstock.inference.program import bodies, rows

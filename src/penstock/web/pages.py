@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from penstock.domain import JSON, ROLLOUT_ENDED, RUN_ENDED, Role, Rollout, Verdict
 from penstock.errors import PenstockError, UsageError
-from penstock.inference.gateway.metadata import example_request
+from penstock.inference.gateway.examples import example_request
 from penstock.records import fleet, journal, rollouts, runs, tokens
 from penstock.web import charts, live, logs, serving, stages, views, words
 from penstock.web.access import caller_of, require

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from penstock import __version__
@@ -69,35 +68,6 @@ def model_metadata(routes: ModelRoutes, number: int | None) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": outputs,
     }
-
-
-def example_request(signature: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request of one row with a typical value in each column.
-
-    The values are no row's own; tensors are zeros, and a column of which nothing typical is
-    known has a neutral value.
-
-    Examples
-    --------
-    >>> columns = [{"name": "age", "datatype": "FP64", "example": 41.5}]
-    >>> example_request({"columns": columns})
-    {'inputs': [{'name': 'age', 'shape': [1], 'datatype': 'FP64', 'data': [41.5]}]}
-    """
-    neutral: dict[str, Any] = {"FP64": 0.0, "INT64": 0, "BOOL": False, "BYTES": "…"}
-    inputs: list[dict[str, Any]] = []
-    for column in signature["columns"]:
-        shape = [1, *column.get("shape", ())]
-        value = column.get("example")
-        value = neutral.get(column["datatype"], 0) if value is None else value
-        inputs.append(
-            {
-                "name": column["name"],
-                "shape": shape,
-                "datatype": column["datatype"],
-                "data": [value] * math.prod(shape),
-            }
-        )
-    return {"inputs": inputs}
 
 
 def _datatype(classes: list[object]) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from penstock.domain import JSON, Deployment, Role
 from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Settle, Ticket
 from penstock.inference.gateway.breaker import Breaker, Flow
+from penstock.inference.gateway.examples import example_request
 from penstock.inference.gateway.hosts import (
     OK,
     Child,
@@ -26,7 +27,6 @@ from penstock.inference.gateway.hosts import (
     anonymous_bytes,
     said,
 )
-from penstock.inference.gateway.metadata import example_request
 from penstock.inference.gateway.placing import Home, Key, key_of
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.sizes import Size, Sizes
