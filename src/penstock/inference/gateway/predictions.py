@@ -211,7 +211,7 @@ class Predictions:
         for ticket, outcome in pending:
             ticket.logged = kept
             ticket.future.set_result(outcome)
-        replies = sum(isinstance(outcome, Reply) for _, outcome in pending)
+        replies = sum(isinstance(reply, Reply) and not one.cached for one, reply in pending)
         if replies:
             self._paces[_key(_deployment(pending[0][0]))].answered(replies, now_s)
 
