@@ -116,7 +116,7 @@ def test_copies_that_find_no_room_are_dropped_and_counted(
 
 def test_copies_wait_while_callers_are_many(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadowing, "QUIET", 0)
-    rig.serve_these([*shadowed(), version(2, model="other")])
+    rig.serve_these([*shadowed(), version(2, model="other", serving={"isolated": True})])
 
     def slow() -> None:
         asked = {"do": "sleep", "seconds": 0.6}
