@@ -20,10 +20,12 @@ from typing import Any
 import httpx
 
 from penstock.domain import Deployment, Environment, Role
+from penstock.inference import asking
 from penstock.inference.gateway.application import Gateway
 from penstock.inference.gateway.serving import Server, server_of
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.prediction_log.segments import Entry, read
+from penstock.pipeline.hosting import link_tree
 
 PROGRAM = Path(__file__).with_name("gateway_worker.py")
 SIGNATURE = {
@@ -159,6 +161,30 @@ class Rig:
         while not holds():
             assert time.monotonic() < end_s, "waited in vain"
             time.sleep(0.01)
+
+
+class RealHosts(Rig):
+    """A rig whose versions are real ones, in real hosts that have the standard library."""
+
+    def host(self, lock_digest: str, socket: Path, pool: Path) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-I", "-S", str(asking.PROGRAM), "--host", str(socket)]
+        process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE)
+        self.processes.append(process)
+        return process
+
+    def place(self, deployment: Deployment, pool: Path) -> Path:
+        unpacked = self.folder / f"version {deployment.number}"
+        if not unpacked.exists():
+            self.pack(deployment, unpacked)
+        shown = pool / str(deployment.number)
+        if not shown.exists():
+            link_tree(unpacked, shown)
+        self.placed.append(deployment.number)
+        return shown
+
+    def pack(self, deployment: Deployment, folder: Path) -> None:
+        """Write the version."""
+        raise NotImplementedError
 
 
 @contextmanager

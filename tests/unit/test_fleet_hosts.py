@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.domain import Deployment
-from penstock.inference.asking import PROGRAM
-from penstock.pipeline.hosting import link_tree
-from tests.unit.gateway_rig import Rig, a_rig, running, version
+from tests.unit.gateway_rig import RealHosts, Rig, a_rig, running, version
 from tests.unit.packed_versions import SIGNATURE, pack
 
 ADAPTER = """
@@ -38,30 +34,17 @@ def predict(model, frame):
 """
 
 
-class RealHosts(Rig):
-    def host(self, lock_digest: str, socket: Path, pool: Path) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-I", "-S", str(PROGRAM), "--host", str(socket)]
-        process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE)
-        self.processes.append(process)
-        return process
-
-    def place(self, deployment: Deployment, pool: Path) -> Path:
-        unpacked = self.folder / f"version {deployment.number}"
-        if not unpacked.exists():
-            pack(unpacked, ADAPTER, model=deployment.model, number=deployment.number)
-            factor = f"FACTOR = {deployment.number / 1000}"
-            (unpacked / "code" / "features.py").write_text(factor)
-        shown = pool / str(deployment.number)
-        if not shown.exists():
-            link_tree(unpacked, shown)
-        self.placed.append(deployment.number)
-        return shown
+class Adapters(RealHosts):
+    def pack(self, deployment: Deployment, folder: Path) -> None:
+        pack(folder, ADAPTER, model=deployment.model, number=deployment.number)
+        factor = f"FACTOR = {deployment.number / 1000}"
+        (folder / "code" / "features.py").write_text(factor)
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     with a_rig(tmp_path, shared=1, worker_memory_bytes=300 * 2**20) as made:
-        real = RealHosts(tmp_path, made.settings)
+        real = Adapters(tmp_path, made.settings)
         with running(real):
             real.serve_these(three())
             yield real

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Generator
@@ -23,7 +22,7 @@ from penstock.inference.gateway.application import Gateway
 from penstock.inference.gateway.explaining import Answered, Asking, Explainer, Wanted
 from penstock.pipeline.local_explainer import explained
 from tests.unit import packed_versions
-from tests.unit.gateway_rig import Rig, a_rig, running, version
+from tests.unit.gateway_rig import RealHosts, a_rig, running, version
 
 PROGRAM = (sys.executable, "-m", "penstock.pipeline.local_explainer")
 SIGNATURE = {
@@ -52,25 +51,20 @@ def predict(model, frame):
 """
 
 
-class Explained(Rig):
+class Explained(RealHosts):
     """A rig whose versions are real ones, with an explainer."""
 
     background: Path | None = None
     argv: tuple[str, ...] = PROGRAM
 
-    def start_worker(self, deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
-        folder = self.folder / f"v{deployment.number}"
-        if not folder.exists():
-            packed_versions.pack(folder, MODEL, SIGNATURE, model="m", task="regression")
-        process = packed_versions.start(folder, "--socket", str(path))
-        self.processes.append(process)
-        return process
+    def pack(self, deployment: Deployment, folder: Path) -> None:
+        packed_versions.pack(folder, MODEL, SIGNATURE, model="m", task="regression")
 
     def gateway(self) -> Gateway:
         return Gateway(
             self.settings,
             self.routes,
-            self.start_worker,
+            self,
             self.folder / "log",
             self.folder / "run" / "routes.json",
             self.now,

@@ -25,8 +25,8 @@ from penstock.check.answers import AskError
 from penstock.check.explanation.local import MOST_ROWS, Local, NothingKnownError, explain_rows
 from penstock.domain import JSON
 from penstock.inference.asking import MAX_ROWS, chunks, merged, told_by
+from penstock.inference.gateway.examples import example_request
 from penstock.inference.gateway.explaining import HEAD, Answered, Asking, Explained, Wanted
-from penstock.inference.gateway.metadata import example_request
 from penstock.inference.program import bodies
 from penstock.pipeline.answering import ask_through
 
