@@ -401,22 +401,24 @@ def test_large_requests_of_one_version_let_small_ones_of_another_in_between(
         rig.serve_these(models(1, 2))
         ended: list[int] = []
 
-        def one(number: int, pad: str) -> None:
+        def one(number: int, seconds: float, pad: str) -> None:
             with httpx.Client() as client:
-                body = {"do": "sleep", "seconds": 0.03, "pad": pad}
+                body = {"do": "sleep", "seconds": seconds, "pad": pad}
                 client.post(f"{rig.url}/v2/models/m{number}/infer", json=body, timeout=20)
                 ended.append(number)
 
-        large = [threading.Thread(target=one, args=[1, "x" * 100]) for _ in range(20)]
-        for caller in large:
-            caller.start()
-        time.sleep(0.1)
-        small = threading.Thread(target=one, args=[2, ""])
-        small.start()
+        first = threading.Thread(target=one, args=[1, 1.5, ""])
+        first.start()
+        time.sleep(0.2)  # it is in the process's hands, and the others queue up
+        large = [threading.Thread(target=one, args=[1, 0.05, "x" * 100]) for _ in range(10)]
+        small = threading.Thread(target=one, args=[2, 0.05, ""])
         for caller in [*large, small]:
+            caller.start()
+        for caller in [first, *large, small]:
             caller.join()
 
-        assert ended.index(2) < len(ended) - 5
+        assert len(ended) == 12
+        assert ended.index(2) < 6
 
 
 def test_many_versions_are_loaded_one_after_the_other_and_who_is_asked_for_first(
