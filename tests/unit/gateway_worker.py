@@ -81,8 +81,6 @@ def reply(part: bytes, versions: dict[int, int], size: int, connection: socket.s
         answer |= {"number": number, "batch": size, "n": asked.get("n"), "kind": kind}
         answer["id"] = name.decode()
         answer |= {"pid": os.getpid(), "versions": len(versions)}
-        if "at" in answer:
-            answer["id"] = name.decode()
     return (
         struct.pack("<HBB", status, len(name), 0)
         + name
