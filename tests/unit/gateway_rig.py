@@ -166,21 +166,28 @@ class Rig:
 class RealHosts(Rig):
     """A rig whose versions are real ones, in real hosts that have the standard library."""
 
+    switches = ("-I", "-S")
+
     def host(self, lock_digest: str, socket: Path, pool: Path) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-I", "-S", str(asking.PROGRAM), "--host", str(socket)]
+        argv = [sys.executable, *self.switches, str(asking.PROGRAM), "--host", str(socket)]
         process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE)
         self.processes.append(process)
         return process
 
     def place(self, deployment: Deployment, pool: Path) -> Path:
-        unpacked = self.folder / f"version {deployment.number}"
-        if not unpacked.exists():
-            self.pack(deployment, unpacked)
-        shown = pool / str(deployment.number)
+        unpacked = self.unpacked(deployment)
+        shown = pool / f"{deployment.model}@{deployment.number}"
         if not shown.exists():
             link_tree(unpacked, shown)
         self.placed.append(deployment.number)
         return shown
+
+    def unpacked(self, deployment: Deployment) -> Path:
+        """Return a version's folder, made now if it is not there."""
+        folder = self.folder / f"version {deployment.number}"
+        if not folder.exists():
+            self.pack(deployment, folder)
+        return folder
 
     def pack(self, deployment: Deployment, folder: Path) -> None:
         """Write the version."""

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from penstock.domain import Deployment, Environment
-from tests.unit.gateway_rig import Rig, a_rig, running, version
-from tests.unit.packed_versions import SIGNATURE, pack, start
+from tests.unit.gateway_rig import RealHosts, a_rig, running, version
+from tests.unit.packed_versions import SIGNATURE, pack
 
 
-class ModelRig(Rig):
+class ModelRig(RealHosts):
     """Its versions are packed models, served by the worker program in this environment."""
 
     packed: dict[str, Path]
     grpc_port: int
 
-    def start_worker(self, deployment: Deployment, path: Path) -> subprocess.Popen[bytes]:
-        folder = self.packed[deployment.model]
-        process = start(folder, "--socket", str(path), packages=True)
-        self.processes.append(process)
-        return process
+    switches = ("-I",)
+
+    def unpacked(self, deployment: Deployment) -> Path:
+        return self.packed[deployment.model]
 
 
 REGRESSION = """
