@@ -61,5 +61,5 @@ def models(folder: Path, **settings: Any) -> Generator[ModelRig]:
             yield rig
 
 
-def _states(rig: Rig) -> list[str]:
+def _states(rig: RealHosts) -> list[str]:
     return [worker["state"] for worker in rig.get("/penstock/workers").json()]

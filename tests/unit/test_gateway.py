@@ -168,6 +168,7 @@ def test_the_workers_are_described(served: Rig) -> None:
     assert worker.pop("pid") > 1
     assert 0 <= worker.pop("size_bytes") < 10**7
     assert 0 <= worker.pop("idle_s") < 20
+    assert worker.pop("figures")["errors"] == 0
     assert worker | {"rss_bytes": 0} == {
         "environment": "production",
         "model": "m",
