@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from penstock.domain import Environment, Role
 from penstock.errors import UnreachableError
 from penstock.inference.endpoint import Endpoint
-from penstock.inference.gateway.metadata import example_request
+from penstock.inference.gateway.examples import example_request
 from penstock.records import rollouts, runs
 from penstock.web import charts
 from penstock.web.access import require
