@@ -327,6 +327,41 @@ def test_a_fairness_limit_needs_sensitive_columns() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("lines", "code", "key", "fix"),
+    [
+        ("bands = { age = [40, 30] }", "PS016", "fairness.bands.age", "from low to high"),
+        ("bands = { age = [] }", "PS016", "fairness.bands.age", "from low to high"),
+        ('intersections = [["sex"]]', "PS016", "fairness.intersections[0]", "two or more"),
+        ("limits = { sex = {} }", "PS015", "fairness.limits.sex", "Write { max = 0.1 }."),
+        ("limits = { sex = { max = -1 } }", "PS015", "fairness.limits.sex.max", "at least 0"),
+        ("min_ratio = 1.2", "PS015", "fairness.min_ratio", "at most 1"),
+        (
+            'metric = "calibration_difference"\nmin_ratio = 0.8',
+            "PS016",
+            "fairness.min_ratio",
+            "Set max",
+        ),
+        (
+            'metric = "mean_error_difference"\nlimits = { sex = { min_ratio = 0.8 } }',
+            "PS016",
+            "fairness.limits.sex.min_ratio",
+            "Set max",
+        ),
+        ('metric = "equal_odds"', "PS015", "fairness.metric", "equal"),
+    ],
+)
+def test_a_fault_in_the_block_of_fairness_has_its_fix(
+    lines: str, code: str, key: str, fix: str
+) -> None:
+    evaluate = '[evaluate]\ndata = "h.csv"\nlabel = "y"\nsensitive = ["sex", "age"]\n'
+
+    ((told, _, at, told_fix),) = faults(model(f"{evaluate}[fairness]\n{lines}"))
+
+    assert (told, at) == (code, key)
+    assert fix in told_fix
+
+
 def test_data_is_either_fetched_or_made_by_the_build() -> None:
     text = SMALLEST + 'made_by_build = true\n[data]\n"data/holdout.parquet" = { source = "/a", '
 
