@@ -7,6 +7,7 @@ hosts      workers forked from a warm host beside cold ones; many versions in on
 sandbox    what each level adds to the start of a program
 fairness   the whole report beside Fairlearn's MetricFrame
 explain    the explanation beside the library shap
+fast_paths faster calls of a model beside its own
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import build, explain, fairness, hosts, sandbox
+from bench import build, explain, fairness, fast_paths, hosts, sandbox
 from penstock import __version__
 from tests.journey.server import Project, Server, Traffic, toy_row
 
@@ -105,6 +106,7 @@ BENCHES: dict[str, Callable[[Server, Project], dict[str, Any]]] = {
 ALONE: dict[str, Callable[[], dict[str, Any]]] = {
     "build": build.measure,
     "explain": explain.measure,
+    "fast_paths": fast_paths.measure,
     "fairness": fairness.measure,
     "hosts": hosts.measure,
     "sandbox": sandbox.measure,

@@ -238,6 +238,9 @@ class Version:
     card: str
     """Text of CARD.md, or empty."""
     created_at: datetime
+    path: str = "own"
+    """Which call of the model answers; another than its own only where the check
+    ``serving.fast_path`` proved it."""
 
     def __str__(self) -> str:
         return f"{self.model}@{self.number}"
@@ -384,7 +387,8 @@ class Deployment:
     attestation_digest: str | None = None
     """Of the version; without one, or with one that proves nothing, it is not loaded."""
     serving: JSON = field(default_factory=dict[str, Any])
-    """The version's block [serving], defaults filled in; empty where it has none."""
+    """The version's block [serving], defaults filled in, and ``path``: which call of its model
+    answers."""
     key: str | None = None
     """Column that names the customer: requests with the same value go to the same version. No
     configuration sets it before the judgement of a canary can count by customers."""

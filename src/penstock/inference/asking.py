@@ -117,8 +117,13 @@ class Worker:
         if self._connection is not None:
             self._connection.close()
 
-    def load(self, folder: Path, *, path: str = "own") -> JSON:
-        """Load a version's folder in place of what was loaded, and return what it is.
+    def load(self, folder: Path, *, path: str = "own", slot: int = 0) -> JSON:
+        """Load a version's folder in place of what a slot holds, and return what it is.
+
+        Parameters
+        ----------
+        path
+            Which call of the model answers; see program/accelerated.py.
 
         Returns
         -------
@@ -132,7 +137,7 @@ class Worker:
         StoppedError
             PS556 when the program ended without a word, PS557 when it took too long.
         """
-        order = json.dumps({"slot": 0, "folder": str(folder), "path": path}).encode()
+        order = json.dumps({"slot": slot, "folder": str(folder), "path": path}).encode()
         try:
             reply = self._ask(frames.LOAD, b"load", order, timeout_s=self._start_timeout_s)
         except StoppedError as error:
@@ -149,6 +154,11 @@ class Worker:
         """Return what `load` returns of the version, and ``rss_bytes``, the memory in use."""
         reply = self._ask(frames.METADATA, b"metadata", b"", timeout_s=self._answer_timeout_s)
         return cast("JSON", json.loads(reply.body))
+
+    def answer(self, body: bytes, *, slot: int = 0) -> tuple[int, bytes]:
+        """Return status and body of the answer to an Open Inference Protocol body."""
+        reply = self._ask(frames.V2, b"ask", body, timeout_s=self._answer_timeout_s, slot=slot)
+        return reply.status, reply.body
 
     def predict(self, table: pa.Table, signature: JSON | None) -> Told:
         """Ask for the answers to every row of `table`.
@@ -168,10 +178,12 @@ class Worker:
             parts.append(told_by(reply.status, reply.body))
         return merged(parts)
 
-    def _ask(self, kind: int, name: bytes, body: bytes, *, timeout_s: float) -> frames.Reply:
+    def _ask(
+        self, kind: int, name: bytes, body: bytes, *, timeout_s: float, slot: int = 0
+    ) -> frames.Reply:
         assert self._connection is not None, "not entered"
         try:
-            part = frames.RequestPart(kind, name, body)
+            part = frames.RequestPart(kind, name, body, slot)
             return self._connection.ask(part, timeout_s=timeout_s)[0]
         except TimeoutError:
             raise StoppedError(

@@ -6,6 +6,7 @@ A worker of the build answers for the packed version, and every check only asks 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from penstock.build.trust import provenance
-from penstock.check import parity, quality, sanity, smoke, supply
+from penstock.check import fast_path, parity, quality, sanity, smoke, supply
 from penstock.check.answers import Answers, Ask, AskError
 from penstock.check.evaluation import Evaluation
 from penstock.config import server_settings
@@ -22,7 +23,7 @@ from penstock.domain import JSON, CheckResult, Verdict, Version
 from penstock.errors import PenstockError, StoppedError
 from penstock.inference.asking import Worker, WorkerAnswerError
 from penstock.monitor.period import reference
-from penstock.pipeline import explaining, fairness, keeping, surroundings
+from penstock.pipeline import accelerating, explaining, fairness, keeping, surroundings
 from penstock.pipeline.answering import answers_of, ask_through
 from penstock.pipeline.surroundings import Champion
 from penstock.pipeline.tools import (
@@ -69,6 +70,7 @@ def checks(work: Work) -> JSON:
         loaded(told)
         asked = _Asked(version, version.signature, folder, worker, evaluation)
         if _check(work, asked, loads):
+            accelerating.serve_by(work, worker, folder)
             fairness.fairness(work, evaluation)
             explaining.explain(work, asked.ask, evaluation, folder)
     return {}
@@ -121,7 +123,7 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
     features = asked.evaluation.for_columns(asked.names)
     few = features.slice(0, parity.RELOAD_ROWS)
     with ThreadPoolExecutor(1, "reload") as beside:  # its start takes longer than all questions
-        again = beside.submit(_answers_of_another, work, asked, asked.folder, few)
+        again = beside.submit(_again, work, asked, few, features)
         smoked = smoke.smoke_checks(asked.ask, asked.evaluation, asked.signature, before)
         results = [loads, *smoked]
         told = None
@@ -142,7 +144,8 @@ def _check(work: Work, asked: _Asked, loads: CheckResult) -> bool:
             first = asked.ask(few)
             results += sanity.sanity_checks(material)
             work.progress("check", 0.8, doing="compares with another start, and golden rows")
-            results += [parity.reloads(first, again.result()), _golden(work, asked, first, few)]
+            second, faster = again.result()
+            results += [parity.reloads(first, second), _golden(work, asked, first, few), faster]
         work.progress("check", 0.95, doing="looks at size, packages and licences")
         results += _supply(work, asked, champion)
     if told is not None:
@@ -167,6 +170,7 @@ def _key(work: Work, champion: Champion | None) -> str:
         "golden": surroundings.golden_digest(work),
         "quality": config.quality.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
+        "serving": [config.serving.accelerate, config.serving.tolerance],
         "supply": settings.supply.model_dump(mode="json"),
         "champion": before,
     }
@@ -182,17 +186,39 @@ def _taken_over(work: Work, kept: keeping.Kept, champion: Champion | None) -> bo
     return True
 
 
-def _answers_of_another(work: Work, asked: _Asked, folder: Path, rows: pa.Table) -> Answers | str:
+def _again(
+    work: Work, asked: _Asked, few: pa.Table, rows: pa.Table
+) -> tuple[Answers | str, CheckResult]:
+    """Ask a worker of its own for a few rows, and let it prove a faster call with all."""
+    found = [fast_path.not_asked(Verdict.UNDECIDED, "it did not answer when it started again")]
+
+    def proves(worker: Worker) -> None:
+        serving = work.config().serving
+        found[0] = accelerating.proven(worker, asked.folder, rows, asked.signature, serving)
+
+    return _answers_of_another(work, asked, asked.folder, few, then=proves), found[0]
+
+
+def _answers_of_another(
+    work: Work,
+    asked: _Asked,
+    folder: Path,
+    rows: pa.Table,
+    then: Callable[[Worker], None] | None = None,
+) -> Answers | str:
     """Ask a worker of its own; a sentence where it does not answer."""
     run, lock_digest = work.run.id, asked.version.lock_digest
     assert lock_digest is not None, f"{asked.version} is not sealed"
     try:
         with work.tools.hosts.another(run, lock_digest, folder) as worker:
-            return _asker(worker, asked.signature)(rows)
+            answers = _asker(worker, asked.signature)(rows)
+            if then is not None:
+                then(worker)
     except PenstockError as error:
         return error.what
     except AskError as error:
         return f"{error.status}: {error.message}"
+    return answers
 
 
 def _material(

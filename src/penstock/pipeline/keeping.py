@@ -16,13 +16,14 @@ from typing import Any, cast
 
 from penstock import __version__
 from penstock.build import checkout, pack
+from penstock.check.gate import decides
 from penstock.domain import JSON, CheckResult, Verdict
 from penstock.errors import PenstockError
 from penstock.pipeline.tools import Work
 from penstock.records import documents
 from penstock.records.pace import TAKEN_OVER
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Rises when a step asks or writes other than before within one release."""
 
 
@@ -108,7 +109,7 @@ def found(work: Work, step: str, under: str, *reports: str) -> Kept | None:
 
 def keep(work: Work, step: str, under: str, results: Sequence[CheckResult], *reports: str) -> None:
     """Keep what a step found, and its reports; a failure is not kept: it may pass next time."""
-    if any(one.verdict is Verdict.FAILED for one in results):
+    if any(one.verdict is Verdict.FAILED and decides(one) for one in results):
         return
     told = {
         "results": [_told(one) for one in results],

@@ -33,10 +33,16 @@ class Workers:
     """What each may use."""
 
     def command(
-        self, folder: Path, lock_digest: str, socket: Path, *, use: Use = Use.WORKER
+        self,
+        folder: Path,
+        lock_digest: str,
+        socket: Path,
+        *,
+        path: str = "own",
+        use: Use = Use.WORKER,
     ) -> Command:
-        """Return the command that serves a version's folder, for the sandbox."""
-        arguments = ["--folder", str(folder), "--socket", str(socket)]
+        """Return the command that serves a version's folder by a path, for the sandbox."""
+        arguments = ["--folder", str(folder), "--path", path, "--socket", str(socket)]
         return self._program(lock_digest, arguments, folder, socket, use)
 
     def host(

@@ -68,6 +68,7 @@ def deployments(
             version.c.signature,
             version.c.attestation_digest,
             version.c.config,
+            version.c.path,
         )
         .join(
             version,
@@ -341,6 +342,6 @@ def _deployment(row: Any) -> Deployment:
     fields["environment"] = Environment(fields["environment"])
     fields["role"] = Role(fields["role"])
     config: JSON = fields.pop("config")
-    fields["serving"] = config.get("serving") or {}
+    fields["serving"] = {**(config.get("serving") or {}), "path": fields.pop("path")}
     fields["key"] = (config.get("canary") or {}).get("key")
     return Deployment(**fields)

@@ -319,6 +319,18 @@ def seal(change: Change, of: Version, seal: Seal) -> None:
     )
 
 
+def answer_by(change: Change, of: Version, path: str) -> None:
+    """Note which call of a version's model answers, as the check of it found."""
+    assert of.sealed_at is not None, f"{of} is not sealed"
+    change.connection.execute(
+        version.update()
+        .where(version.c.model == of.model, version.c.number == of.number)
+        .values(path=path)
+    )
+    told = {"model": of.model, "number": of.number, "path": path, "before": of.path}
+    change.journal("version.path", {**told, "reason": f"answers by {path}"})
+
+
 def begin_step(
     connection: sa.Connection, of: Run, at: tuple[str, str], *, log: str | None, now: datetime
 ) -> None:

@@ -82,6 +82,7 @@ version = sa.Table(
     sa.Column("attestation_digest", sa.String(64)),
     sa.Column("sealed_at", Time),
     sa.Column("created_at", Time, nullable=False),
+    sa.Column("path", sa.String, nullable=False, server_default="own"),
 )
 
 step = sa.Table(

@@ -29,6 +29,7 @@ _FAMILIES: Mapping[str, str] = {
     "explain": "What does it look at?",
     "sanity": "Is its quality real?",
     "smoke": "Does it work as every model must?",
+    "serving": "Is there a faster call of it that answers the same?",
     "supply": "Is what it is made of in order?",
     "own": "The project's own checks",
 }
@@ -202,6 +203,7 @@ def told(view: VersionView) -> dict[str, Any]:
         "sandbox_level": version.sandbox_level,
         "sealed_at": version.sealed_at,
         "signature": version.signature,
+        "path": version.path,
         "format": view.reports.get("format"),
         "environment": view.reports.get("environment"),
         "facts": (view.reports.get("facts") or {}).get("facts"),

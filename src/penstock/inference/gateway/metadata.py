@@ -67,6 +67,7 @@ def model_metadata(routes: ModelRoutes, number: int | None) -> dict[str, Any]:
         "platform": "penstock",
         "inputs": inputs,
         "outputs": outputs,
+        "parameters": {"path": "own" if asked is None else asked.serving.get("path", "own")},
     }
 
 
