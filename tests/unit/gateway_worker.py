@@ -45,6 +45,8 @@ def obey(asked: dict[str, Any], connection: socket.socket) -> tuple[int, dict[st
         Path(path.removesuffix(".new") + ".reason").write_text("used 812 MB of 800")
         os._exit(9)
     if do == "sleep":
+        if "marker" in asked:
+            Path(asked["marker"]).touch()
         time.sleep(asked["seconds"])
     if do == "garbage":
         connection.sendall(struct.pack("<I", 4) + b"\xff\xff\xff\xff")

@@ -114,17 +114,19 @@ def test_copies_that_find_no_room_are_dropped_and_counted(
     assert (rig.workers()[3]["copies"], rig.workers()[3]["copies_dropped"]) == (5, 6)
 
 
-def test_copies_wait_while_callers_are_many(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_wait_while_callers_are_many(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(shadowing, "QUIET", 0)
     rig.serve_these([*shadowed(), version(2, model="other", serving={"isolated": True})])
 
     def slow() -> None:
-        asked = {"do": "sleep", "seconds": 0.6}
+        asked = {"do": "sleep", "seconds": 3, "marker": str(tmp_path / "asked")}
         httpx.post(rig.url + "/v2/models/other/infer", json=asked, timeout=20)
 
     other = threading.Thread(target=slow)
     other.start()
-    time.sleep(0.1)
+    rig.until((tmp_path / "asked").exists)
     rig.ask(n=1)
     time.sleep(0.1)
     during = len(copies(rig))
