@@ -275,7 +275,7 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
         chosen = replace(chosen, memory_bytes=serving.memory_mb << 20)
     settle_s = chosen.start_timeout_s if handover.takes_over else SETTLE_S
     gateway = Gateway(
-        replace(chosen, settle_s=settle_s),
+        replace(chosen, settle_s=settle_s, takes_over=handover.takes_over),
         Routes(records),
         Hosting(made, kept, home, chosen.memory_bytes >> 20),
         home / "log",

@@ -253,8 +253,9 @@ class Gateway:
         self.settled(Word(not self._unsettled(), unready))
 
     def _unsettled(self) -> bool:
+        every = self._settings.takes_over
         return not self._polled.is_set() or any(
-            worker.state is State.STARTING and worker.deployment.role in SERVES
+            worker.state is State.STARTING and (every or worker.deployment.role in SERVES)
             for worker in self._predictions.fleet.workers()
         )
 

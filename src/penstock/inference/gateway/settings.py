@@ -51,6 +51,9 @@ class GatewaySettings:
     settle_s: float = 0.0
     """So long a gateway that starts waits for its champions before it accepts requests; they
     wait in the kernel, where they would be refused otherwise."""
+    takes_over: bool = False
+    """Whether another gateway answers until this one is settled: then it waits for every version
+    that it loads, not only for those that serve."""
     seed: int | None = None
     """Of the draws that split the traffic; None for a new one at each start."""
     sockets: Path | None = None
