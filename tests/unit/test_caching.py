@@ -75,6 +75,14 @@ def test_versions_and_those_that_keep_nothing_are_not_confused(rig: Rig) -> None
     assert canary(50)[0].serving == {}
 
 
+def test_a_version_that_leaves_takes_its_answers_along(rig: Rig) -> None:
+    rig.ask(do="tell id")
+    rig.serve_these([version(2)])
+    rig.serve_these([version(1, serving=CACHING)])
+
+    assert "penstock-cached" not in rig.ask(do="tell id").headers
+
+
 bodies = st.binary(max_size=40)
 
 

@@ -121,6 +121,9 @@ class Predictions:
         running = {(*key, number) for key, each in routes.items() for number in each.running}
         for key in self._paces.keys() - running:
             del self._paces[key]
+        self.cache.forget_all_but(
+            {found.artifact_digest for each in routes.values() for found in each.running.values()}
+        )
         self.mark()
 
     async def answer(self, question: Question) -> Answer:
