@@ -173,6 +173,7 @@ class GrpcServer:
         call = Call(Action.MODEL, said.environment, request.name, _number(request.version))
         answer = await self._gateway.tell(call)
         facts = json.loads(answer.body)
+        del facts["parameters"]  # which the message has no place for
         for side in ("inputs", "outputs"):
             facts[side] = [self._types["TensorMetadata"](**tensor) for tensor in facts[side]]
         return self._types["ModelMetadataResponse"](**facts), answer
