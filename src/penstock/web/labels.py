@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import IO, Annotated, Any, NamedTuple, cast
 
 import pyarrow as pa
@@ -33,14 +33,14 @@ class Sent(NamedTuple):
     media: str
 
 
-async def sent_of(request: Request) -> Sent:
-    """Read the body to a file, in memory while it is small."""
-    file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  the route closes it
-    async for piece in request.stream():
-        file.write(piece)
-    file.seek(0)
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return Sent(cast("IO[bytes]", file), media)
+async def sent_of(request: Request) -> AsyncGenerator[Sent]:
+    """Read the body to a file, in memory while it is small, for as long as it is answered."""
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
+        async for piece in request.stream():
+            file.write(piece)
+        file.seek(0)
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        yield Sent(cast("IO[bytes]", file), media)
 
 
 Labels = Annotated[Sent, Depends(sent_of)]
@@ -52,8 +52,7 @@ def api(router: APIRouter, control: Control) -> None:
     @router.post("/api/models/{name}/labels")
     def add(request: Request, name: str, sent: Labels) -> Response:
         require(request, "label", name)
-        with sent.file:
-            return answer("labels", control.acts.add_labels(name, _few(rows_of(sent))))
+        return answer("labels", control.acts.add_labels(name, _few(rows_of(sent))))
 
     @router.get("/api/models/{name}/labels")
     def standing(request: Request, name: str) -> Response:

@@ -477,7 +477,7 @@ def _first_rows(deployment: Deployment) -> Iterable[tuple[bytes, bool]]:
 
     A column without a typical value gets a neutral one, which a model may rightly refuse.
     """
-    columns: list[JSON] = deployment.signature.get("columns") or []
+    columns: list[JSON] = (deployment.signature or {}).get("columns") or []
     if columns:
         sure = all(column.get("example") is not None for column in columns)
         yield json.dumps(example_request(deployment.signature)).encode(), sure
