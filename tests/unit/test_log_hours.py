@@ -276,6 +276,32 @@ def test_whatever_happens_in_whatever_order_each_row_is_there_once(
     assert house.all_once()
 
 
+def test_an_hour_that_comes_while_a_reader_looks_counts_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_hours(house)
+    house.later(hours=2)
+    looked, there, turn = HourStore.names, threading.Event(), threading.Lock()
+    monkeypatch.setattr(house, "reached", lambda point: point.endswith("counts") and there.set())
+    keeper = threading.Thread(target=house.keep)
+
+    def then_it_comes(store: HourStore, below: str) -> list[str]:
+        seen = looked(store, below)
+        if threading.current_thread() is threading.main_thread() and turn.acquire(blocking=False):
+            there.clear()
+            keeper.start()
+            assert there.wait(20)
+        return seen
+
+    house.hours.convert(signature_of)
+    monkeypatch.setattr(HourStore, "names", then_it_comes)
+
+    assert house.all_once()
+    keeper.join()
+    assert turn.locked()
+    assert house.all_once()
+
+
 def test_readers_see_each_row_once_while_rows_move(house: House) -> None:
     two_hours(house)
     house.later(hours=2)

@@ -150,7 +150,7 @@ class Hours:
         return done
 
     def _gather(self, hour: datetime, parts: Sequence[Path]) -> None:
-        moved = self._moved(hour)
+        moved = self._held(self.store.names(self._place(hour)))
         left = [part for part in parts if part.name not in moved]
         if left:
             hidden = self._fresh / f"{hour:%Y%m%d%H}.tmp"
@@ -165,12 +165,10 @@ class Hours:
                 part.unlink(missing_ok=True)
                 self.reached("log/hour:one gone")
 
-    def _moved(self, hour: datetime) -> set[str]:
-        """Return the fresh files whose rows an hour's files hold already."""
+    def _held(self, names: Iterable[str]) -> set[str]:
+        """Return the fresh files whose rows these files of an hour hold."""
         return {
-            name
-            for file in self.store.names(self._place(hour))
-            for name in json.loads(self.store.footer(file).get(_PARTS, b"[]"))
+            part for name in names for part in json.loads(self.store.footer(name).get(_PARTS, b"[]"))
         }
 
     # ---- deleting --------------------------------------------------------------------------
@@ -232,10 +230,18 @@ class Hours:
         """
         scratch = tempfile.TemporaryDirectory(prefix="penstock-log-")
         with scratch as folder, self._locked(fcntl.LOCK_SH):
-            files = self._hours_between(since, until)
+            # Looked at once: a file that comes while we read holds rows that we count as fresh.
+            hours = self._hours()
+            first = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+            files = [
+                self.store.address(name)
+                for hour, names in hours.items()
+                if first <= hour < until
+                for name in names
+            ]
             for hour, parts in self._parts().items():
                 if since < hour + HOUR and hour < until:
-                    moved = self._moved(hour)
+                    moved = self._held(hours.get(hour, []))
                     files += [str(part) for part in parts if part.name not in moved]
             raw = self._raw()
             if raw:
@@ -254,14 +260,12 @@ class Hours:
         paths = segments(self.segments)
         return any(map(is_closed, paths)) or any(self._fresh.glob("*.parquet"))
 
-    def _hours_between(self, since: datetime, until: datetime) -> list[str]:
-        """Return the files of the hours that reach into a span."""
-        first = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-        return [
-            self.store.address(name)
-            for name in self.store.names(self._base)
-            if first <= _hour_of(name.rpartition("/")[0]) < until
-        ]
+    def _hours(self) -> dict[datetime, list[str]]:
+        """Return by hour the files of the hours that are over, in order."""
+        found: defaultdict[datetime, list[str]] = defaultdict(list)
+        for name in self.store.names(self._base):
+            found[_hour_of(name.rpartition("/")[0])].append(name)
+        return dict(found)
 
     def _parts(self) -> dict[datetime, list[Path]]:
         """Return by hour the fresh files that count, in the order of their segments."""
