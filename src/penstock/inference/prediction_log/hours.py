@@ -168,7 +168,9 @@ class Hours:
     def _held(self, names: Iterable[str]) -> set[str]:
         """Return the fresh files whose rows these files of an hour hold."""
         return {
-            part for name in names for part in json.loads(self.store.footer(name).get(_PARTS, b"[]"))
+            part
+            for name in names
+            for part in json.loads(self.store.footer(name).get(_PARTS, b"[]"))
         }
 
     # ---- deleting --------------------------------------------------------------------------
