@@ -282,7 +282,12 @@ def test_an_hour_that_comes_while_a_reader_looks_counts_once(
     two_hours(house)
     house.later(hours=2)
     looked, there, turn = HourStore.names, threading.Event(), threading.Lock()
-    monkeypatch.setattr(house, "reached", lambda point: point.endswith("counts") and there.set())
+
+    def reached(point: str) -> None:
+        if point.endswith("counts"):
+            there.set()
+
+    monkeypatch.setattr(house, "reached", reached)
     keeper = threading.Thread(target=house.keep)
 
     def then_it_comes(store: HourStore, below: str) -> list[str]:
