@@ -49,7 +49,7 @@ from penstock.inference.gateway.sticky import (
     customer_in,
 )
 from penstock.inference.gateway.workers import attempt_s
-from penstock.inference.prediction_log.redaction import redacted
+from penstock.inference.prediction_log import redaction
 from penstock.inference.prediction_log.segments import Entry, PredictionLog
 from penstock.inference.prediction_log.segments import Outcome as Logged
 from penstock.inference.program.frames import JSON_MEDIA, V2, Reply
@@ -117,6 +117,8 @@ class Predictions:
         """Answer by these routes from now on."""
         self.routes = routes
         self._without = {key: _left_out(each) for key, each in routes.items()}
+        if any(self._without.values()):
+            redaction.prepare()
         self._watched = [key for key, each in routes.items() if each.challenger is not None]
         running = {(*key, number) for key, each in routes.items() for number in each.running}
         for key in self._paces.keys() - running:
@@ -223,7 +225,9 @@ class Predictions:
         key = (deployment.environment.value, deployment.model)
         without = self._without.get(key)
         if without:
-            entries = [redacted(entry, without, deployment.signature) for entry in entries]
+            entries = [
+                redaction.redacted(entry, without, deployment.signature) for entry in entries
+            ]
         return self.log.append(*key, entries)
 
     def _draw(self, question: Question, routes: ModelRoutes, number: int, now: datetime) -> Ticket:
