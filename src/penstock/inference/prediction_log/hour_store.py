@@ -16,6 +16,8 @@ from penstock.errors import IntegrityError, PenstockError, UnreachableError
 _CHUNK = 1 << 20
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
 """Stores in which a file is there as a whole or not at all; elsewhere it is renamed into place."""
+_S3 = {"config_kwargs": {"retries": {"total_max_attempts": 3}}}
+"""s3fs itself tries five times, and we each minute: a store that is away is soon said to be."""
 Got = TypeVar("Got")
 
 
@@ -123,7 +125,8 @@ class HourStore:
     @property
     def _at(self) -> tuple[Any, str]:
         if self._opened is None:
-            found = cast("tuple[Any, str]", fsspec.core.url_to_fs(self._url))
+            options = _S3 if self._url.startswith(("s3://", "s3a://")) else {}
+            found = cast("tuple[Any, str]", fsspec.core.url_to_fs(self._url, **options))
             self._opened = (found[0], found[1].rstrip("/"))
         return self._opened
 
