@@ -270,6 +270,7 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
         deadline_s=serving.deadline_ms / 1000,
         worker_memory_bytes=settings.limits.worker_memory_mb << 20,
         idle_s=duration_s(serving.idle),
+        batch_rows=serving.batch_rows,
     )
     if serving.memory_mb is not None:
         chosen = replace(chosen, memory_bytes=serving.memory_mb << 20)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.inference.gateway.batching import Backlog, Failure, Ticket
+from penstock.inference.program.frames import Reply
 
 
 @pytest.fixture
@@ -48,6 +49,46 @@ def test_a_batch_is_bounded_in_requests_and_bytes_but_never_empty(
 
     assert batch == tickets[:expected]
     assert len(backlog) == 3 - expected
+
+
+def test_a_batch_is_bounded_in_rows_once_a_reply_said_what_a_row_takes(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    backlog, tickets = filled(loop, b"abc")
+    first = backlog.take(256, 10**6, 100)
+    backlog.learn([(one, Reply(200, "", 64, b"")) for one in first])
+    for each in tickets:
+        assert backlog.push(each)
+
+    second = [backlog.take(256, 10**6, 130) for _ in range(2)]
+
+    assert first == tickets  # nothing was known yet
+    assert second == [tickets[:2], tickets[2:]]
+
+
+def test_what_a_row_takes_follows_the_replies_and_an_error_teaches_nothing(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    backlog, tickets = filled(loop, b"abc")
+    one = backlog.take(1, 10**6)[0]
+    backlog.learn([(one, Reply(200, "", 50, b""))] * 3 + [(one, Reply(400, "", 0, b""))] * 50)
+    as_before = backlog.take(256, 10**6, 99)
+    backlog.give_back(as_before)
+
+    backlog.learn([(one, Reply(200, "", 1, b""))] * 50)
+
+    assert as_before == tickets[1:2]
+    assert backlog.take(256, 10**6, 99) == tickets[1:]
+
+
+def test_short_bodies_are_not_counted_as_the_long_ones_are(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    backlog, tickets = filled(loop, b"abc")
+    long = Ticket(1, b"l", b"x" * 6400, loop.create_future())
+    backlog.learn([(long, Reply(200, "", 640, b""))])
+
+    assert backlog.take(256, 10**6, 3) == tickets
 
 
 def test_a_request_that_may_have_killed_a_worker_travels_alone(

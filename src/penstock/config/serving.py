@@ -37,6 +37,8 @@ class ServingSettings(Block):
     """For all workers together; default: three quarters of the machine's memory."""
     deadline_ms: Annotated[float, Field(ge=10, le=60_000)] = 10_000
     """A request is answered by then, by a version or by an error."""
+    batch_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """About so many rows a worker is given at once; one request may have more."""
     idle: Duration = "15 min"
     """A version that nobody asked for so long is unloaded when others need its memory."""
     log_mb: Annotated[int, Field(ge=16)] = 10_000

@@ -16,6 +16,7 @@ from math import inf
 from typing import NamedTuple, cast
 
 from penstock.domain import Deployment
+from penstock.inference.gateway.rows_of_bodies import RowsOfBodies
 from penstock.inference.program.frames import (
     HEADER,
     JSON_MEDIA,
@@ -94,6 +95,7 @@ class Backlog:
         self._waiting: deque[Ticket] = deque()
         self._quiet: deque[Ticket] = deque()
         self._bytes = 0
+        self._bodies = RowsOfBodies()
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._quiet)
@@ -116,17 +118,22 @@ class Backlog:
         self._waiting.extendleft(reversed(tickets))
         self._bytes += sum(len(ticket.body) for ticket in tickets)
 
-    def take(self, max_requests: int, max_bytes: int) -> list[Ticket]:
-        """Return the next batch; empty when nothing waits. What has ended is left out."""
+    def take(self, max_requests: int, max_bytes: int, max_rows: float = inf) -> list[Ticket]:
+        """Return the next batch; empty when nothing waits. What has ended is left out.
+
+        Rows are a guess: the bodies are not read here.
+        """
         batch: list[Ticket] = []
-        size = 0
+        size, rows = 0, 0.0
         while self._waiting and len(batch) < max_requests:
             ticket = self._waiting[0]
             if not ticket.future.done():
-                if batch and (ticket.alone or size + len(ticket.body) > max_bytes):
+                length = len(ticket.body)
+                rows += self._bodies.guess(ticket.kind, length)
+                if batch and (ticket.alone or size + length > max_bytes or rows > max_rows):
                     break
                 batch.append(ticket)
-                size += len(ticket.body)
+                size += length
             self._waiting.popleft()
             self._bytes -= len(ticket.body)
             if batch and batch[-1].alone:
@@ -135,6 +142,12 @@ class Backlog:
             ticket = self._quiet.popleft()
             batch += [] if ticket.future.done() else [ticket]
         return batch
+
+    def learn(self, answered: Sequence[tuple[Ticket, Outcome]]) -> None:
+        """Take in how many rows the bodies of a batch had."""
+        for ticket, outcome in answered:
+            if isinstance(outcome, Reply):  # of none where it is an error
+                self._bodies.learn(ticket.kind, len(ticket.body), outcome.rows)
 
     def clear(self) -> list[Ticket]:
         """Take everything out."""

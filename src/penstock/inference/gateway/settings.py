@@ -28,8 +28,9 @@ class GatewaySettings:
     """A worker that is not ready by then is started anew."""
     batch_requests: int = 256
     batch_bytes: int = 2**20
-    """Greatest batch; one request alone may be greater. It stands for a limit of rows, which
-    the gateway does not see."""
+    batch_rows: int = 1024
+    """Greatest batch; one request alone may be greater. Its rows are a guess by the length of
+    the bodies."""
     queue_requests: int = 2048
     queue_bytes: int = 64 * 2**20
     """What may wait for one worker; more is refused."""

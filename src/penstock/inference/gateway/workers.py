@@ -229,7 +229,7 @@ class Worker:
         settings = self.settings
         most = settings.batch_requests if self.breaker.flow is Flow.CLOSED else 1
         size = settings.turn_bytes if others_wait else settings.batch_bytes
-        tickets = self.backlog.take(most, size)
+        tickets = self.backlog.take(most, size, settings.batch_rows)
         self._in_hands += len(tickets)
         return tickets
 
@@ -237,6 +237,7 @@ class Worker:
         """Pass the answers of a batch on."""
         self._in_hands -= len(answered)
         self.breaker.answered()
+        self.backlog.learn(answered)
         self._settle(answered)
         if self._leaving and self.is_idle and not self._drained.done():
             self._drained.set_result(None)
