@@ -1,37 +1,31 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-
 import pytest
 
-from penstock.inference.gateway.batching import Backlog, Failure, Ticket
+from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Ticket
 from penstock.inference.program.frames import Reply
 
 
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    made = asyncio.new_event_loop()
-    yield made
-    made.close()
+def nobody(_: Ticket, __: Outcome) -> None:
+    """Take an outcome."""
 
 
-def ticket(loop: asyncio.AbstractEventLoop, name: bytes, *, deaths: int = 0) -> Ticket:
-    return Ticket(1, name, b"x" * 100, loop.create_future(), deaths=deaths)
+def ticket(name: bytes, *, deaths: int = 0) -> Ticket:
+    made = Ticket(1, name, b"x" * 100, nobody)
+    made.deaths = deaths
+    return made
 
 
-def filled(loop: asyncio.AbstractEventLoop, names: bytes) -> tuple[Backlog, list[Ticket]]:
+def filled(names: bytes) -> tuple[Backlog, list[Ticket]]:
     backlog = Backlog(max_requests=5, max_bytes=450)
-    tickets = [ticket(loop, bytes([name])) for name in names]
+    tickets = [ticket(bytes([name])) for name in names]
     for each in tickets:
         assert backlog.push(each)
     return backlog, tickets
 
 
-def test_what_waits_is_the_next_batch_in_the_order_of_arrival(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    backlog, tickets = filled(loop, b"abc")
+def test_what_waits_is_the_next_batch_in_the_order_of_arrival() -> None:
+    backlog, tickets = filled(b"abc")
 
     assert backlog.take(256, 10**6) == tickets
     assert backlog.take(256, 10**6) == []
@@ -41,9 +35,9 @@ def test_what_waits_is_the_next_batch_in_the_order_of_arrival(
     ("requests", "size", "expected"), [(2, 10**6, 2), (256, 250, 2), (9, 1, 1)]
 )
 def test_a_batch_is_bounded_in_requests_and_bytes_but_never_empty(
-    loop: asyncio.AbstractEventLoop, requests: int, size: int, expected: int
+    requests: int, size: int, expected: int
 ) -> None:
-    backlog, tickets = filled(loop, b"abc")
+    backlog, tickets = filled(b"abc")
 
     batch = backlog.take(requests, size)
 
@@ -51,10 +45,8 @@ def test_a_batch_is_bounded_in_requests_and_bytes_but_never_empty(
     assert len(backlog) == 3 - expected
 
 
-def test_a_batch_is_bounded_in_rows_once_a_reply_said_what_a_row_takes(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    backlog, tickets = filled(loop, b"abc")
+def test_a_batch_is_bounded_in_rows_once_a_reply_said_what_a_row_takes() -> None:
+    backlog, tickets = filled(b"abc")
     first = backlog.take(256, 10**6, 100)
     backlog.learn([(one, Reply(200, "", 64, b"")) for one in first])
     for each in tickets:
@@ -66,10 +58,8 @@ def test_a_batch_is_bounded_in_rows_once_a_reply_said_what_a_row_takes(
     assert second == [tickets[:2], tickets[2:]]
 
 
-def test_what_a_row_takes_follows_the_replies_and_an_error_teaches_nothing(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    backlog, tickets = filled(loop, b"abc")
+def test_what_a_row_takes_follows_the_replies_and_an_error_teaches_nothing() -> None:
+    backlog, tickets = filled(b"abc")
     one = backlog.take(1, 10**6)[0]
     backlog.learn([(one, Reply(200, "", 50, b""))] * 3 + [(one, Reply(400, "", 0, b""))] * 50)
     as_before = backlog.take(256, 10**6, 99)
@@ -81,21 +71,17 @@ def test_what_a_row_takes_follows_the_replies_and_an_error_teaches_nothing(
     assert backlog.take(256, 10**6, 99) == tickets[1:]
 
 
-def test_short_bodies_are_not_counted_as_the_long_ones_are(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    backlog, tickets = filled(loop, b"abc")
-    long = Ticket(1, b"l", b"x" * 6400, loop.create_future())
+def test_short_bodies_are_not_counted_as_the_long_ones_are() -> None:
+    backlog, tickets = filled(b"abc")
+    long = Ticket(1, b"l", b"x" * 6400, nobody)
     backlog.learn([(long, Reply(200, "", 640, b""))])
 
     assert backlog.take(256, 10**6, 3) == tickets
 
 
-def test_a_request_that_may_have_killed_a_worker_travels_alone(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    backlog, tickets = filled(loop, b"ab")
-    suspects = [ticket(loop, b"s", deaths=1), ticket(loop, b"t", deaths=1)]
+def test_a_request_that_may_have_killed_a_worker_travels_alone() -> None:
+    backlog, tickets = filled(b"ab")
+    suspects = [ticket(b"s", deaths=1), ticket(b"t", deaths=1)]
     backlog.give_back(suspects)
 
     batches = [backlog.take(256, 10**6) for _ in range(3)]
@@ -103,24 +89,22 @@ def test_a_request_that_may_have_killed_a_worker_travels_alone(
     assert batches == [[suspects[0]], [suspects[1]], tickets]
 
 
-def test_a_full_backlog_refuses_and_has_room_again_once_requests_have_ended(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    backlog, tickets = filled(loop, b"abcd")
-    one_more = ticket(loop, b"e")
+def test_a_full_backlog_refuses_and_has_room_again_once_requests_have_ended() -> None:
+    backlog, tickets = filled(b"abcd")
+    one_more = ticket(b"e")
     refused = backlog.push(one_more)
 
-    tickets[1].future.set_result(Failure(504, "PS504", "late", "again"))
+    tickets[1].end(Failure(504, "PS504", "late", "again"))
     accepted = backlog.push(one_more)
 
     assert (refused, accepted) == (False, True)
     assert [each.id for each in backlog.take(256, 10**6)] == [b"a", b"c", b"d", b"e"]
 
 
-def test_an_ended_request_is_never_sent(loop: asyncio.AbstractEventLoop) -> None:
-    backlog, tickets = filled(loop, b"ab")
+def test_an_ended_request_is_never_sent() -> None:
+    backlog, tickets = filled(b"ab")
     for each in tickets:
-        each.future.set_result(Failure(504, "PS504", "late", "again"))
+        each.end(Failure(504, "PS504", "late", "again"))
 
     assert backlog.take(256, 10**6) == []
     assert len(backlog) == 0

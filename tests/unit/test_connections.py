@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import socket
 import threading
@@ -10,10 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from penstock.inference.gateway import serving
+from penstock.inference.gateway import connections, serving
 from penstock.inference.gateway.handover import Handover, Word, heard, listen
 from penstock.inference.gateway.settings import GatewaySettings
 from tests.unit.gateway_rig import Rig, a_rig, running, version
@@ -66,7 +69,7 @@ def test_a_head_without_an_end_is_refused(served: Rig, piece: int) -> None:
 def test_a_head_that_drips_is_given_up_and_one_in_two_pieces_is_not(
     served: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "HEAD_S", 0.3)
+    monkeypatch.setattr(connections, "HEAD_S", 0.3)
     with connect(served) as dripping, connect(served) as pieces:
         pieces.sendall(REQUEST[:30])
         time.sleep(0.05)
@@ -91,7 +94,7 @@ def test_a_head_that_drips_is_given_up_and_one_in_two_pieces_is_not(
 def test_callers_beyond_the_greatest_number_are_told_so(
     served: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "CONNECTIONS", 3)
     with connect(served) as one, connect(served) as two:
         for each in (one, two):
             each.sendall(REQUEST)
@@ -165,3 +168,215 @@ def test_the_word_of_a_gateway_is_heard_once_it_is_whole(tmp_path: Path) -> None
 
     assert heard(text) == word
     assert all(heard(text[:size]) is None for size in range(len(text)))
+
+
+def request(body: bytes = b"{}", *, line: bytes = b"", more: bytes = b"") -> bytes:
+    line = line or b"POST /v2/models/m/infer HTTP/1.1"
+    return b"%s\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n%s" % (
+        line, more, len(body), body,
+    )  # fmt: skip
+
+
+def answers(connection: socket.socket, number: int) -> list[tuple[int, dict[str, str], bytes]]:
+    """Read so many answers to POST."""
+    found: list[tuple[int, dict[str, str], bytes]] = []
+    with connection.makefile("rb") as stream:
+        for _ in range(number):
+            line = stream.readline()
+            head = http.client.parse_headers(stream)
+            headers = {name.lower(): value for name, value in head.items()}
+            found.append((int(line.split()[1]), headers, stream.read(int(head["content-length"]))))
+    return found
+
+
+def held(rig: Rig) -> int:
+    gateway: Any = rig.server.config.app
+    return gateway._predictions.room.requests
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(served: Rig) -> None:
+    bodies = [b'{"n": %d}' % n for n in range(60)]
+    bodies[7] = b'{"n": 7, "do": "sleep", "seconds": 0.1}'
+    with connect(served) as connection:
+        connection.sendall(b"".join(map(request, bodies)) + request(line=b"POST /no HTTP/1.1"))
+        found = answers(connection, 61)
+
+    assert [json.loads(body).get("n") for _, _, body in found] == [*range(60), None]
+    assert [status for status, _, _ in found] == [200] * 60 + [404]
+    assert held(served) == 0
+
+
+@pytest.mark.parametrize("piece", [1, 7, 30])
+def test_a_request_in_pieces_is_answered(served: Rig, piece: int) -> None:
+    sent = request(b'{"n": 3}')
+    with connect(served) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), piece):
+            connection.sendall(sent[start : start + piece])
+        ((status, _, body),) = answers(connection, 1)
+
+    assert (status, json.loads(body)["n"]) == (200, 3)
+
+
+def test_a_body_in_chunks_of_unknown_number_is_read(served: Rig) -> None:
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    with connect(served) as connection:
+        connection.sendall(head + b'\r\n4\r\n{"n"\r\n4\r\n: 5}\r\n0\r\n\r\n' + request())
+        found = answers(connection, 2)
+
+    assert [status for status, _, _ in found] == [200, 200]
+    assert json.loads(found[0][2])["n"] == 5
+
+
+def test_who_waits_for_leave_to_send_a_body_gets_it_or_an_answer(served: Rig) -> None:
+    more = b"Expect: 100-continue\r\n"
+    whole = request(b'{"n": 1}', more=more)
+    head, body = whole[:-8], whole[-8:]
+    with connect(served) as connection:
+        connection.sendall(head)
+        leave = connection.recv(100)
+        connection.sendall(body)
+        ((status, _, _),) = answers(connection, 1)
+    with connect(served) as connection:
+        connection.sendall(request(b"{}", line=b"POST /no HTTP/1.1", more=more)[:-2])
+        refusal = told(connection)
+
+    assert leave == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert status == 200
+    assert refusal.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close" in refusal
+
+
+def test_an_offer_of_another_protocol_is_not_taken_up(served: Rig) -> None:
+    more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    get = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % more
+    with connect(served) as connection:
+        connection.sendall(request(b'{"n": 1}', more=more) + get + request(b'{"n": 2}'))
+        found = answers(connection, 3)
+
+    assert [status for status, _, _ in found] == [200, 200, 200]
+    assert json.loads(found[2][2])["n"] == 2
+
+
+def test_a_tunnel_is_not_opened(served: Rig) -> None:
+    with connect(served) as connection:
+        connection.sendall(b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\nhello")
+        answer = told(connection)
+
+    assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+def test_an_old_client_is_answered_and_its_connection_closed(served: Rig) -> None:
+    line = b"POST /v2/models/m/infer HTTP/1.0"
+    for more in (b"", b"Connection: keep-alive\r\n"):
+        with connect(served) as connection:
+            connection.sendall(request(line=line, more=more))
+            answer = told(connection)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in answer
+
+
+def test_a_head_is_asked_for_without_its_body(served: Rig) -> None:
+    with connect(served) as connection:
+        connection.sendall(b"HEAD /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + request())
+        time.sleep(0.1)
+        connection.shutdown(socket.SHUT_WR)
+        answer = told(connection)
+
+    first, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"content-length: " in first
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        request(more=b"Content-Length: 3\r\n"),
+        request(more=b"Transfer-Encoding: chunked\r\n"),
+        b"POST /v2/models/m/infer HTTP/1.1\r\nHost : localhost\r\n\r\n",
+        b"POST /v2 /models HTTP/1.1\r\n\r\n",
+    ],
+    ids=["TLS", "two lengths", "length and chunks", "blank in a name", "blank in the target"],
+)
+def test_what_is_not_http_is_refused_and_the_connection_ends(served: Rig, sent: bytes) -> None:
+    with connect(served) as connection:
+        connection.sendall(request(b'{"n": 1}') + sent + request(b'{"n": 2}'))
+        answer = told(connection)
+
+    parts = answer.split(b"HTTP/1.1 ")[1:]
+    assert [part[:3] for part in parts] == [b"200", b"400"], answer
+    assert b"PS531" in parts[1]
+    assert held(served) == 0
+
+
+def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
+    with a_rig(tmp_path, deadline_s=0.3) as rig, running(rig):
+        rig.serve_these([version(1)])
+        with connect(rig) as connection:
+            connection.sendall(request(b"{" + b" " * 50 + b"}")[:-40])
+            answer = told(connection)
+
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"PS513" in answer
+        assert held(rig) == 0
+
+
+def test_a_body_that_is_too_large_is_refused_though_its_length_is_not_said(
+    tmp_path: Path,
+) -> None:
+    chunk = b"%x\r\n%s\r\n" % (5000, b" " * 5000)
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    with a_rig(tmp_path, body_bytes=10_000) as rig, running(rig):
+        rig.serve_these([version(1)])
+        with connect(rig) as connection:
+            connection.sendall(head + b"\r\n" + chunk * 3 + b"0\r\n\r\n" + request())
+            found = answers(connection, 2)
+        with connect(rig) as connection:
+            with contextlib.suppress(OSError):
+                connection.sendall(head + b"\r\n" + chunk * 1000)
+            endless = told(connection)
+        with connect(rig) as connection:
+            connection.sendall(request().replace(b"Length: 2", b"Length: 999999999"))
+            announced = told(connection)
+
+        assert [status for status, _, _ in found] == [413, 200]
+        assert not endless or endless.startswith(b"HTTP/1.1 413 ")
+        assert announced.startswith(b"HTTP/1.1 413 ")
+        assert held(rig) == 0
+
+
+def test_callers_who_leave_in_the_middle_leave_no_place_taken(served: Rig) -> None:
+    whole = request(b'{"do": "sleep", "seconds": 0.2}')
+    for sent in (whole[:30], whole[:-3], whole, whole + whole + whole[:-2]):
+        with connect(served) as connection:
+            connection.sendall(sent)
+            time.sleep(0.03)
+
+    served.until(lambda: held(served) == 0)
+    assert served.ask().status_code == 200
+
+
+def test_who_sends_no_more_is_answered_all_the_same(served: Rig) -> None:
+    with connect(served) as connection:
+        connection.sendall(request(b'{"do": "sleep", "seconds": 0.1}') + request(b'{"n": 2}'))
+        connection.shutdown(socket.SHUT_WR)
+        answer = told(connection)
+
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    assert answer.count(b"connection: close") == 1
+
+
+def test_a_caller_who_does_not_read_is_given_up_and_its_memory_with_it(
+    served: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.3)
+    index = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(served) as connection:
+        connection.settimeout(0.2)
+        with pytest.raises(OSError, match=r"reset|Broken pipe|timed out"):
+            connection.sendall(index * 100_000)
+        server: Any = served.server
+        served.until(lambda: len(server.server_state.connections) <= 1)
+
+    assert served.ask().status_code == 200

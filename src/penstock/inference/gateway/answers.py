@@ -19,7 +19,6 @@ _JSON: Header = (b"content-type", b"application/json")
 _ARROW: Header = (b"content-type", ARROW_STREAM)
 _OCTETS: Header = (b"content-type", b"application/octet-stream")
 _RETRY: Header = (b"retry-after", b"1")
-_CLOSE: Header = (b"connection", b"close")
 
 
 class Answer(NamedTuple):
@@ -37,6 +36,12 @@ class RefusedError(Exception):
         super().__init__(failure.what)
         self.failure = failure
         self.headers = headers
+        self.kind = V2
+        """Whose words the answer is in."""
+
+    def answer(self) -> Answer:
+        """Return what the caller is sent."""
+        return refused(self.failure, self.headers, self.kind)
 
 
 def sent(
@@ -79,6 +84,11 @@ def anonymous(reply: Reply) -> Reply:
     return reply._replace(body=tensors.join(text, parts.tensors) if binary else text)
 
 
+def failed() -> Answer:
+    """Answer that the fault is the gateway's own."""
+    return refused(Failure(500, "PS521", "The gateway itself failed.", "See the server's log."))
+
+
 def told(facts: Mapping[str, Any] | list[dict[str, Any]], status: int = 200) -> Answer:
     """Answer with facts."""
     return sent(status, msgspec.json.encode(facts))
@@ -90,6 +100,4 @@ def refused(failure: Failure, headers: tuple[Header, ...] = (), kind: int = V2) 
     body = fault(status, code, what, hint, kind)
     if failure.status == 503 and all(name != b"retry-after" for name, _ in headers):
         headers = (*headers, _RETRY)
-    if failure.status in {408, 413}:  # the rest of the body is not read
-        headers = (*headers, _CLOSE)
     return sent(failure.status, msgspec.json.encode(body), headers)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -21,7 +21,7 @@ from penstock import __version__
 from penstock.domain import Deployment, Environment, Role
 from penstock.errors import UnreachableError
 from penstock.inference.gateway import openapi
-from penstock.inference.gateway.answers import Answer, RefusedError, refused, told
+from penstock.inference.gateway.answers import Answer, RefusedError, failed, told
 from penstock.inference.gateway.batching import Failure
 from penstock.inference.gateway.cache import RouteCache
 from penstock.inference.gateway.explaining import Explainer, Explaining
@@ -35,10 +35,11 @@ from penstock.inference.gateway.metadata import (
     server_metadata,
     version_of,
 )
-from penstock.inference.gateway.paths import Action, Call, understand
-from penstock.inference.gateway.predictions import (
-    Predictions,
+from penstock.inference.gateway.paths import Action, Call, called
+from penstock.inference.gateway.predictions import Predictions
+from penstock.inference.gateway.questions import (
     Question,
+    Told,
     not_ready,
     unknown_model,
     unknown_version,
@@ -46,12 +47,11 @@ from penstock.inference.gateway.predictions import (
 )
 from penstock.inference.gateway.reading import (
     LOOPBACK,
+    Admitted,
     Headers,
-    Receive,
-    body_of,
     check_caller,
-    declared,
     form_of,
+    size_of,
     too_large,
 )
 from penstock.inference.gateway.routing import ModelRoutes, share_now, table
@@ -61,6 +61,7 @@ from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.program.frames import INVOCATIONS, V2, WORD
 
 Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MARK_S = 0.2
@@ -137,27 +138,91 @@ class Gateway:
         self._routes_error = ""
         self._started: Predictions | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._grpc: GrpcServer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or start and stop with the server."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
+        """Start and stop with the server, which says when in the words of ASGI."""
+        assert scope["type"] == "lifespan", "requests come through `admit` and `answer`"
+        assert (await receive())["type"] == "lifespan.startup"
+        await self.start()
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    # ---- requests ----------------------------------------------------------------------------
+
+    @property
+    def body_bytes(self) -> int:
+        """The greatest body that is answered."""
+        return self._settings.body_bytes
+
+    @property
+    def body_s(self) -> float:
+        """How long a body may take to arrive."""
+        return self._settings.deadline_s
+
+    def admit(self, method: bytes, target: bytes, headers: Headers) -> Admitted:
+        """Decide by its head what a request is; a prediction holds a place from here on.
+
+        Raises
+        ------
+        RefusedError
+            The caller, the path, the method or the form is none of ours, or there is no room.
+        """
+        path, call = called(target)
         try:
-            answer = await self._answer(scope, receive)
+            return self._admit(method, path, call, headers)
         except RefusedError as error:
-            mlflow = scope["path"].endswith("/invocations")
-            answer = refused(error.failure, error.headers, INVOCATIONS if mlflow else V2)
-        except Exception:
-            _logger.exception("The gateway failed on %s", scope["path"])
-            answer = refused(
-                Failure(500, "PS521", "The gateway itself failed.", "See the server's log.")
+            error.kind = INVOCATIONS if path.endswith("/invocations") else V2
+            raise
+
+    def leave(self, admitted: Admitted) -> None:
+        """Give the place of a request back; it has its answer, or nobody waits for one."""
+        if admitted.size >= 0:
+            self._predictions.room.give(admitted.size)
+
+    def answer(self, admitted: Admitted, body: bytes, told: Told) -> None:
+        """Have a request answered: now, or when its answer is there."""
+        try:
+            call, form = admitted.call, admitted.form
+            if form is None or call.action is Action.EXPLAIN:
+                self._answer_later(admitted, body, told)
+                return
+            question = Question(
+                call.environment,
+                call.model or self._only_model(call.environment),
+                call.number,
+                form.kind,
+                form.body(body),
+                form.wants,
+                admitted.customer,
+                admitted.within_s,
             )
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-        )
-        await send({"type": "http.response.body", "body": answer.body})
+            self._predictions.ask(question, told)
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told
+            told(_refusal(error, admitted.call))
+
+    def _answer_later(self, admitted: Admitted, body: bytes, told: Told) -> None:
+        """Answer in a task what is asked seldom, and may have to wait."""
+        call = admitted.call
+
+        async def answer() -> None:
+            try:
+                if call.action is Action.EXPLAIN:
+                    found = await self._explain(call, body)
+                elif call.action is Action.INDEX:
+                    found = self._index(call, body)
+                else:
+                    found = await self.tell(call)
+            except Exception as error:  # noqa: BLE001  whatever it is, the caller is told
+                found = _refusal(error, call)
+            told(found)
+
+        task = asyncio.create_task(answer())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def start(self) -> None:
         """Start the workers of the cached routes, and go on polling."""
@@ -204,14 +269,6 @@ class Gateway:
     def _predictions(self) -> Predictions:
         assert self._started is not None, "the server must start the gateway first"
         return self._started
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        assert (await receive())["type"] == "lifespan.startup"
-        await self.start()
-        await send({"type": "lifespan.startup.complete"})
-        assert (await receive())["type"] == "lifespan.shutdown"
-        await self.stop()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _poll(self) -> None:
         while True:
@@ -266,42 +323,31 @@ class Gateway:
         self._predictions.serve(routes)
         self._predictions.fleet.match(deployments)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        headers = _headers(scope)
+    def _admit(self, method: bytes, path: str, call: Call | None, headers: Headers) -> Admitted:
         check_caller(headers, self._hosts)
-        call = understand(scope["path"])
         if call is None:
-            what = f"There is no {scope['path'][:200]} here."
+            what = f"There is no {path[:200]} here."
             raise RefusedError(
                 Failure(404, "PS509", what, "Post to /v2/models/MODEL/infer for a prediction.")
             )
-        if scope["method"] not in call.methods:
-            what = f"{scope['path']} takes {call.methods[0]}, not {scope['method']}."
+        if method.decode("latin-1") not in call.methods:
+            what = f"{path} takes {call.methods[0]}, not {method.decode('latin-1')}."
             raise RefusedError(
                 Failure(405, "PS508", what, f"Send {call.methods[0]}."),
                 headers=((b"allow", ", ".join(call.methods).encode()),),
             )
-        if call.action is Action.INDEX:
-            return await self._index(call, headers, receive)
-        if call.methods[0] == "POST":
-            return await self._predict(call, headers, receive)
-        return await self.tell(call)
-
-    async def _predict(self, call: Call, headers: Headers, receive: Receive) -> Answer:
+        if call.action is Action.INDEX or call.methods[0] != "POST":
+            return Admitted(call)
         form, said = form_of(call.action, headers), wishes(headers)
-        with self._predictions.room.held(declared(headers, self._settings)):
-            body = form.body(await self._body(headers, receive))
-            model = call.model or self._only_model(call.environment)
-            if call.action is Action.EXPLAIN:
-                assert self._explaining is not None, "made at the start"
-                meant = self._predictions.version(call.environment, model, call.number)
-                return await self._explaining.answer(meant, body)
-            return await self._predictions.answer(
-                Question(call.environment, model, call.number, form.kind, body, form.wants, *said)
-            )
+        size = size_of(headers, self._settings.body_bytes)
+        self._predictions.room.take(size)
+        return Admitted(call, form, *said, size)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        return await body_of(headers, receive, self._settings, self._predictions.deadlines)
+    async def _explain(self, call: Call, body: bytes) -> Answer:
+        assert self._explaining is not None, "made at the start"
+        model = call.model or self._only_model(call.environment)
+        meant = self._predictions.version(call.environment, model, call.number)
+        return await self._explaining.answer(meant, body)
 
     async def predict(self, question: Question) -> Answer:
         """Answer a question that did not come over HTTP.
@@ -314,11 +360,17 @@ class Gateway:
         size = len(question.body)
         if size > self._settings.body_bytes + WORD.size:
             raise RefusedError(too_large(self._settings.body_bytes))
-        with self._predictions.room.held(size):
-            return await self._predictions.answer(question)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-    async def _index(self, call: Call, headers: Headers, receive: Receive) -> Answer:
-        body = await self._body(headers, receive)
+        def told(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        with self._predictions.room.held(size):
+            self._predictions.ask(question, told)
+            return await future
+
+    def _index(self, call: Call, body: bytes) -> Answer:
         try:
             asked = msgspec.json.decode(body, type=IndexRequest) if body else IndexRequest()
         except msgspec.DecodeError as error:
@@ -425,5 +477,10 @@ class Gateway:
         return int(self._clock().timestamp() * 1e6)
 
 
-def _headers(scope: Scope) -> Headers:
-    return dict(cast("list[tuple[bytes, bytes]]", scope["headers"]))
+def _refusal(error: Exception, call: Call) -> Answer:
+    """Return what a caller is told of an error."""
+    if isinstance(error, RefusedError):
+        error.kind = INVOCATIONS if call.action is Action.INVOKE else V2
+        return error.answer()
+    _logger.error("The gateway failed on %s of %s", call.action.value, call.model, exc_info=error)
+    return failed()

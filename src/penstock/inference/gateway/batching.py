@@ -11,7 +11,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, cast
 
@@ -42,48 +41,60 @@ class Failure(NamedTuple):
 
 
 Outcome = Reply | Failure
+Then = Callable[["Ticket", Outcome], None]
 
 
-@dataclass(slots=True, eq=False)
 class Ticket:
-    """One attempt to have one request answered by one version."""
+    """One attempt to have one request answered by one version.
 
-    kind: int
-    id: bytes
-    body: bytes
-    future: asyncio.Future[Outcome]
+    Its class holds the defaults: of a request only what differs is written down.
+    """
+
     wants: int = JSON_MEDIA
     """The media of the reply, as in `RequestPart`."""
     deployment: Deployment | None = None
     """As it was when the request was drawn; None for the gateway's own question."""
-    role: str = ""
-    arrived_us: int = 0
     arrived_s: float = 0.0
     """Monotonic, the clock of the loop; but the loop's own reading of it is coarse."""
-    ended_s: float = 0.0
-    generation: int = 0
     has_fallback: bool = False
     """Whether the champion can be asked when this fails; then it is not tried again here."""
-    instead_of: tuple[Ticket, Outcome] | None = None
-    """The challenger's failed attempt that this one makes good."""
     quiet: bool = False
     """One of the rows that explain an answer: no log has it, and it travels only when nothing
     else waits."""
-    logged: bool = True
-    """Whether its entry is on disk, once it has ended."""
-    cached: bool = False
-    """Whether its answer is one that was given before."""
     deaths: int = 0
     """How many workers died with this request in their hands."""
     within_s: float = inf
     """The caller's own deadline, from the arrival."""
-    bucket: int = -1
-    """Of the caller's key; -1 without one."""
+    ended: bool = False
+    """Whether it has its outcome, or nobody waits for one any more."""
+
+    def __init__(self, kind: int, id_: bytes, body: bytes, then: Then) -> None:
+        self.kind = kind
+        self.id = id_
+        self.body = body
+        self.then = then
+        """Told of the outcome, once."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Take the outcome."""
+        self.ended = True
+        self.then(self, outcome)
 
     @property
     def alone(self) -> bool:
         """Whether it must travel alone: it may be the one that killed its worker."""
         return self.deaths > 0
+
+
+def awaited() -> tuple[asyncio.Future[Outcome], Then]:
+    """Return what waits for an outcome, and what tells it."""
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def then(_: Ticket, outcome: Outcome) -> None:
+        if not future.done():
+            future.set_result(outcome)
+
+    return future, then
 
 
 class Backlog:
@@ -127,7 +138,7 @@ class Backlog:
         size, rows = 0, 0.0
         while self._waiting and len(batch) < max_requests:
             ticket = self._waiting[0]
-            if not ticket.future.done():
+            if not ticket.ended:
                 length = len(ticket.body)
                 rows += self._bodies.guess(ticket.kind, length)
                 if batch and (ticket.alone or size + length > max_bytes or rows > max_rows):
@@ -140,7 +151,7 @@ class Backlog:
                 break
         while not batch and self._quiet:
             ticket = self._quiet.popleft()
-            batch += [] if ticket.future.done() else [ticket]
+            batch += [] if ticket.ended else [ticket]
         return batch
 
     def learn(self, answered: Sequence[tuple[Ticket, Outcome]]) -> None:
@@ -151,7 +162,7 @@ class Backlog:
 
     def clear(self) -> list[Ticket]:
         """Take everything out."""
-        waiting = [one for one in (*self._waiting, *self._quiet) if not one.future.done()]
+        waiting = [one for one in (*self._waiting, *self._quiet) if not one.ended]
         self._waiting.clear()
         self._quiet.clear()
         self._bytes = 0
@@ -162,7 +173,7 @@ class Backlog:
         return fits and len(self._waiting) < self._max_requests
 
     def _forget_ended(self) -> None:
-        waiting = [ticket for ticket in self._waiting if not ticket.future.done()]
+        waiting = [ticket for ticket in self._waiting if not ticket.ended]
         self._waiting = deque(waiting)
         self._bytes = sum(len(ticket.body) for ticket in waiting)
 
@@ -213,10 +224,10 @@ class Lane(asyncio.Protocol):
         """Ask for something on the gateway's own behalf, before any request that waits."""
         if self.lost.done():
             return _unasked(self.lost.result())
-        ticket = Ticket(kind, b"", body, self._loop.create_future())
-        self._orders.append(Batch([ticket], slot, limit_s))
+        future, then = awaited()
+        self._orders.append(Batch([Ticket(kind, b"", body, then)], slot, limit_s))
         self.wake()
-        return await ticket.future
+        return await future
 
     def wake(self) -> None:
         """Send what waits, once the requests that arrive in this same moment are there too."""
@@ -243,8 +254,8 @@ class Lane(asyncio.Protocol):
         asked = [*self._orders] if self.in_flight is None else [self.in_flight, *self._orders]
         self._orders.clear()
         for ticket in (ticket for batch in asked for ticket in batch.tickets):
-            if ticket.deployment is None and not ticket.future.done():
-                ticket.future.set_result(_unasked(reason))
+            if ticket.deployment is None and not ticket.ended:
+                ticket.end(_unasked(reason))
 
     def peer(self) -> int | None:
         """Return the process at the other end, by the number that it has here."""
@@ -290,10 +301,11 @@ class Lane(asyncio.Protocol):
         self.in_flight = None
         if self._timer is not None:
             self._timer.cancel()
+        self._next()  # before the answers go out: the process need not wait for that
         if batch.tickets[0].deployment is not None:
             self._settle(batch, replies)
-        elif not batch.tickets[0].future.done():
-            batch.tickets[0].future.set_result(replies[0])
+        elif not batch.tickets[0].ended:
+            batch.tickets[0].end(replies[0])
         self.wake()
 
     def _next(self) -> None:

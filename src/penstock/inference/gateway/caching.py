@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
+from penstock.domain import Deployment
 from penstock.inference.gateway.batching import Ticket
 from penstock.inference.program.frames import JSON_MEDIA, Reply
 
@@ -86,11 +87,9 @@ class Cache:
             del self._sizes[digest]
 
 
-def limit_bytes(ticket: Ticket) -> int:
-    """Return what the version of a request may keep; 0 where it keeps nothing."""
-    if ticket.deployment is None:
-        return 0
-    return int(float(ticket.deployment.serving.get("cache_mb") or 0) * 2**20)
+def limit_bytes(deployment: Deployment) -> int:
+    """Return what the answers of a version may take; 0 where none is kept."""
+    return int(float(deployment.serving.get("cache_mb") or 0) * 2**20)
 
 
 def asked_by(ticket: Ticket) -> Asked:

@@ -8,51 +8,46 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 GRAIN_S = 0.005
 """So much later than asked for at most a deadline is acted upon, and not earlier; the loop's own
 clock counts milliseconds."""
+Of = TypeVar("Of")
 
 
-class Deadline:
-    """Calls back once, unless it is met before."""
+class Deadlines(Generic[Of]):
+    """The deadlines of one loop.
 
-    __slots__ = ("_among", "_call", "missed")
+    Parameters
+    ----------
+    miss
+        Told of each whose deadline has passed.
+    """
 
-    def __init__(self, call: Callable[[], object], among: set[Deadline]) -> None:
-        self.missed = False
-        self._call = call
-        self._among = among
-        among.add(self)
-
-    def met(self) -> None:
-        """Forget it; nothing happens when it was missed already."""
-        self._among.discard(self)
-
-    def miss(self) -> None:
-        """Act."""
-        self.missed = True
-        self._call()
-
-
-class Deadlines:
-    """The deadlines of one loop."""
-
-    def __init__(self) -> None:
+    def __init__(self, miss: Callable[[Of], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due: dict[int, set[Deadline]] = {}
+        self._miss = miss
+        self._due: dict[int, set[Of]] = {}
         """By the grain of time at whose end they are acted upon."""
 
-    def at(self, time_s: float, call: Callable[[], object]) -> Deadline:
-        """Call at a time of the loop's clock, or up to `GRAIN_S` later."""
+    def add(self, one: Of, time_s: float) -> set[Of]:
+        """Have something missed at a time of the loop's clock, or up to `GRAIN_S` later.
+
+        Returns
+        -------
+        set
+            Those that are missed together; what leaves it has met its deadline.
+        """
         grain = int(time_s / GRAIN_S) + 1
         among = self._due.get(grain)
         if among is None:
             among = self._due[grain] = set()
-            self._loop.call_at(grain * GRAIN_S, self._miss, grain)
-        return Deadline(call, among)
+            self._loop.call_at(grain * GRAIN_S, self._pass, grain)
+        among.add(one)
+        return among
 
-    def _miss(self, grain: int) -> None:
+    def _pass(self, grain: int) -> None:
         among = self._due.pop(grain)
         while among:
-            among.pop().miss()
+            self._miss(among.pop())

@@ -42,7 +42,7 @@ from penstock.inference.gateway.placing import (
 )
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.sizes import Sizes
-from penstock.inference.gateway.workers import NoRoomError, Seat, State, Worker, shared_load_s
+from penstock.inference.gateway.workers import NoRoomError, Seat, State, Worker
 
 MAX_SOCKET_PATH = 107
 """Longer paths the kernel refuses."""
@@ -125,13 +125,17 @@ class Fleet:
         """Return the worker of a version."""
         return self._workers.get(key_of(deployment))
 
+    def find(self, key: Key) -> Worker | None:
+        """Return the worker of what `key_of` named."""
+        return self._workers.get(key)
+
     def is_ready(self, deployment: Deployment) -> bool:
         """Whether a request may be sent there; a champion may be starting, a challenger not."""
         worker = self._workers.get(key_of(deployment))
         if worker is None:
             return False
         if deployment.role is Role.CHALLENGER:
-            return worker.state in {State.READY, State.UNLOADED}
+            return worker.is_ready or worker.state is State.UNLOADED
         return worker.accepts
 
     def workers(self) -> list[Worker]:
@@ -251,7 +255,7 @@ class Fleet:
     # ---- within -------------------------------------------------------------------------------
 
     def _place_all(self) -> None:
-        limit_s = shared_load_s(self._settings)
+        limit_s = self._settings.shared_load_s
         slow = {
             key_of(deployment)
             for deployment in self._deployments

@@ -23,7 +23,7 @@ from penstock.inference.gateway.answers import Answer, RefusedError, refused
 from penstock.inference.gateway.batching import Failure
 from penstock.inference.gateway.oip_messages import CONTENTS, METHODS, SERVICE, messages
 from penstock.inference.gateway.paths import Action, Call
-from penstock.inference.gateway.predictions import Question, wishes
+from penstock.inference.gateway.questions import Question, wishes
 from penstock.inference.program import tensors
 from penstock.inference.program.frames import BINARY_MEDIA, V2_BINARY
 

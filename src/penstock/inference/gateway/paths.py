@@ -6,6 +6,9 @@ import re
 from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from httptools import HttpParserInvalidURLError, parse_url
 
 from penstock.domain import MODEL_NAME, Environment
 
@@ -72,6 +75,21 @@ _PATHS = tuple(
 
 
 @lru_cache(maxsize=4096)
+def called(target: bytes) -> tuple[str, Call | None]:
+    """Return the path of a request's target, and what it asks for.
+
+    Examples
+    --------
+    >>> called(b"/v2/health/live?why=none")[1].action
+    <Action.LIVE: 'live'>
+    """
+    try:
+        path = unquote_to_bytes(parse_url(target).path or b"").decode("utf-8", "replace")
+    except HttpParserInvalidURLError:
+        path = target.decode("latin-1")
+    return path, understand(path)
+
+
 def understand(path: str) -> Call | None:
     """Return what a path asks for; None when it is not one of ours.
 

@@ -6,17 +6,15 @@ content type; the worker reads it.
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from functools import lru_cache
+from math import inf
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from penstock.inference.gateway.answers import ARROW_STREAM, RefusedError
 from penstock.inference.gateway.batching import Failure
-from penstock.inference.gateway.deadlines import Deadlines
-from penstock.inference.gateway.paths import Action
-from penstock.inference.gateway.settings import GatewaySettings
+from penstock.inference.gateway.paths import Action, Call
 from penstock.inference.program.frames import (
     ARROW,
     ARROW_MEDIA,
@@ -30,7 +28,6 @@ from penstock.inference.program.frames import (
 )
 
 Headers = Mapping[bytes, bytes]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 READ_OFF = 16
@@ -68,6 +65,18 @@ class Form(NamedTuple):
         return WORD.pack(self.head) + sent
 
 
+class Admitted(NamedTuple):
+    """A request whose head was found good."""
+
+    call: Call
+    form: Form | None = None
+    """None where nothing is predicted."""
+    customer: str | None = None
+    within_s: float = inf
+    size: int = -1
+    """Of the place that it holds in the gateway, in bytes; -1 where it needs none."""
+
+
 def form_of(action: Action, headers: Headers) -> Form:
     """Return the form of a request for predictions.
 
@@ -76,17 +85,29 @@ def form_of(action: Action, headers: Headers) -> Form:
     RefusedError
         PS507, PS514: nobody reads such a body.
     """
-    coding = headers.get(b"content-encoding", b"identity")
+    get = headers.get
+    return _form_of(
+        action,
+        get(b"content-encoding", b"identity"),
+        get(b"accept", b""),
+        get(b"content-type", b""),
+        get(_HEAD),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _form_of(
+    action: Action, coding: bytes, accept: bytes, said: bytes, head: bytes | None
+) -> Form:
     if coding != b"identity":
         what = f"Bodies encoded as {_shown(coding)} are not read."
         raise RefusedError(Failure(415, "PS514", what, "Send it as it is."))
-    wants = ARROW_MEDIA if _accepts_arrow(headers.get(b"accept", b"")) else JSON_MEDIA
-    said = headers.get(b"content-type", b"")
+    wants = ARROW_MEDIA if _accepts_arrow(accept) else JSON_MEDIA
     media = said.split(b";")[0].strip().lower()
     if action is Action.INFER:
-        return _v2(media, headers, wants)
+        return _v2(media, head, wants)
     if action is Action.EXPLAIN:
-        if media in _JSON_TYPES and _HEAD not in headers:
+        if media in _JSON_TYPES and head is None:
             return Form(V2, JSON_MEDIA, None)
         what = f"A request of this path must be plain application/json, not {_shown(said)}."
         raise RefusedError(Failure(415, "PS507", what, "Send the inputs as JSON."))
@@ -101,8 +122,7 @@ def form_of(action: Action, headers: Headers) -> Form:
     return Form(kind, wants, None)
 
 
-def _v2(media: bytes, headers: Headers, wants: int) -> Form:
-    length = headers.get(_HEAD)
+def _v2(media: bytes, length: bytes | None, wants: int) -> Form:
     if length is not None:
         if not length.isdigit() or len(length) > 9:
             what = f"Inference-Header-Content-Length is {_shown(length)}, not a length in bytes."
@@ -135,9 +155,9 @@ def check_caller(headers: Headers, hosts: frozenset[str]) -> None:
     RefusedError
         PS510, PS537.
     """
-    host = headers.get(b"host", b"").decode("latin-1")
-    if _name(host) not in hosts:
-        what = f"The host {host[:100]!r} is not served here."
+    host = headers.get(b"host", b"")
+    if not _is_served(host, hosts):
+        what = f"The host {host.decode('latin-1')[:100]!r} is not served here."
         hint = "Add the name to allowed_hosts in server.toml."
         raise RefusedError(Failure(403, "PS510", what, hint))
     origin = headers.get(b"origin")
@@ -154,45 +174,24 @@ def _is_ours(origin: str, hosts: frozenset[str]) -> bool:
         return False
 
 
-async def body_of(
-    headers: Headers, receive: Receive, settings: GatewaySettings, deadlines: Deadlines
-) -> bytes:
-    """Read a request's body, bounded in size and time.
+def announced(headers: Headers) -> int:
+    """Return the bytes that a body will have, as its head says; -1 where it does not."""
+    length = headers.get(b"content-length", b"")
+    return int(length[:20]) if length.isdigit() else -1
+
+
+def size_of(headers: Headers, most: int) -> int:
+    """Return the room that a body needs: the most that it may have where it does not say.
 
     Raises
     ------
     RefusedError
-        PS506, PS513.
+        PS506.
     """
-    limit = settings.body_bytes
-    length = headers.get(b"content-length", b"0")
-    if not length.isdigit() or int(length[:20]) > limit * READ_OFF:
-        raise RefusedError(too_large(limit))
-    task = asyncio.current_task()
-    assert task is not None, "requests are answered in tasks"
-    deadline = deadlines.at(time.monotonic() + settings.deadline_s, task.cancel)
-    try:
-        body = await _read(receive, limit)
-    except asyncio.CancelledError:
-        if not deadline.missed:
-            raise
-        task.uncancel()
-        body = None
-    finally:
-        deadline.met()
-    if body is None:
-        what = f"The body did not arrive in {settings.deadline_s:g} s."
-        raise RefusedError(Failure(408, "PS513", what, "Send the whole body at once."))
-    if len(body) > limit:
-        raise RefusedError(too_large(limit))
-    return body
-
-
-def declared(headers: Headers, settings: GatewaySettings) -> int:
-    """Return the bytes that a body will have; the most that it may where it does not say."""
-    length = headers.get(b"content-length", b"")
-    most = settings.body_bytes
-    return min(int(length[:20]), most) if length.isdigit() else most
+    length = announced(headers)
+    if length > most:
+        raise RefusedError(too_large(most))
+    return most if length < 0 else length
 
 
 def too_large(limit: int) -> Failure:
@@ -201,24 +200,9 @@ def too_large(limit: int) -> Failure:
     return Failure(413, "PS506", what, "Send fewer rows at once.")
 
 
-async def _read(receive: Receive, limit_bytes: int) -> bytes | None:
-    """Return the body, or its beginning when it is too large; None when the caller left.
-
-    What is somewhat too large is read off and thrown away: a caller that is still sending
-    would see a broken connection in place of the answer.
-    """
-    body, size = bytearray(), 0
-    while size <= limit_bytes * READ_OFF:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        part = message.get("body", b"")
-        size += len(part)
-        if len(body) <= limit_bytes:
-            body += part
-        if not message.get("more_body", False):
-            break
-    return bytes(body)
+@lru_cache(maxsize=256)
+def _is_served(host: bytes, hosts: frozenset[str]) -> bool:
+    return _name(host.decode("latin-1")) in hosts
 
 
 def _name(host: str) -> str:

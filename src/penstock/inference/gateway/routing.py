@@ -94,7 +94,7 @@ def choose(routes: ModelRoutes, *, drawn: float, now: datetime, ready: Ready) ->
         Uniform in ``[0, 100)``; each request is drawn by itself, or each customer where the
         rollout has a key. The judgement of the canary rests on it.
     """
-    if drawn < challenger_share(routes, now=now, ready=ready):
+    if routes.challenger and drawn < challenger_share(routes, now=now, ready=ready):
         return routes.challenger
     champion = routes.champion
     return champion if champion is not None and ready(champion) else None

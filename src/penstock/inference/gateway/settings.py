@@ -10,6 +10,11 @@ from typing import Any
 
 import psutil
 
+from penstock.domain import Deployment, Role
+
+LOAD_PATIENCE = 0.5
+"""Part of the deadline for which requests wait while another version is loaded beside theirs."""
+
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
@@ -64,3 +69,13 @@ class GatewaySettings:
         """Return the seconds that a version has, by its block [serving]."""
         stated = serving.get("deadline_ms")
         return self.deadline_s if stated is None else float(stated) / 1000
+
+    def attempt_of(self, deployment: Deployment) -> float:
+        """Return how long a version may try; a challenger leaves time for the champion."""
+        share = 0.5 if deployment.role is Role.CHALLENGER else 1.0
+        return self.deadline_of(deployment.serving) * share
+
+    @property
+    def shared_load_s(self) -> float:
+        """How long a version may take to load where others wait for the same process."""
+        return self.deadline_s * LOAD_PATIENCE

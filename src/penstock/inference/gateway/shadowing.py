@@ -11,11 +11,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from penstock.domain import Deployment, Role
-from penstock.inference.gateway.batching import Failure, Outcome, Settle, Ticket
+from penstock.inference.gateway.attempts import Pending, Version
+from penstock.inference.gateway.batching import Failure, Outcome, Settle, Then, awaited
 
 QUEUE = 256
 QUEUE_BYTES = 8 * 2**20
@@ -36,8 +37,8 @@ class Told(NamedTuple):
 
 @dataclass(slots=True)
 class _Shadow:
-    deployment: Deployment
-    waiting: deque[Ticket] = field(default_factory=deque[Ticket])
+    version: Version
+    waiting: deque[Pending] = field(default_factory=deque["Pending"])
     size: int = 0
     sent: int = 0
     dropped: int = 0
@@ -59,21 +60,19 @@ class Copies:
 
     def __init__(
         self,
-        submit: Callable[[Ticket], bool],
+        submit: Callable[[Pending], bool],
         settle: Settle,
         held: Callable[[], int],
-        limit_s: Callable[[Deployment], float],
     ) -> None:
         self._submit = submit
         self._settle = settle
         self._held = held
-        self._limit_s = limit_s
         self._shadows: dict[tuple[str, str, int], _Shadow] = {}
 
-    def offer(self, answered: Ticket, shadow: Deployment) -> None:
+    def offer(self, answered: Pending, shadow: Version) -> None:
         """Copy a request that has its answer, if there is room for a copy."""
-        found = self._shadows.setdefault(_key(shadow), _Shadow(shadow))
-        found.deployment = shadow
+        found = self._shadows.setdefault(shadow.key, _Shadow(shadow))
+        found.version = shadow
         if len(found.waiting) >= QUEUE or found.size + len(answered.body) > QUEUE_BYTES:
             found.dropped += 1
             return
@@ -99,40 +98,38 @@ class Copies:
             if self._held() > QUIET:
                 await asyncio.sleep(LOOK_S)
                 continue
-            loop = asyncio.get_running_loop()
-            copies: list[Ticket] = []
+            copies: list[Pending] = []
+            ends: list[asyncio.Future[Outcome]] = []
             while shadow.waiting and len(copies) < AT_ONCE:
                 answered = shadow.waiting.popleft()
                 shadow.size -= len(answered.body)
-                copy = _copy(answered, shadow.deployment, loop.create_future())
+                end, then = awaited()
+                copy = _copy(answered, shadow.version, then)
                 if self._submit(copy):
                     copies.append(copy)
+                    ends.append(end)
                 else:
                     shadow.dropped += 1
             shadow.sent += len(copies)
             if copies:
-                limit_s = self._limit_s(shadow.deployment)
-                await asyncio.wait([copy.future for copy in copies], timeout=limit_s)
-                self._give_up([copy for copy in copies if not copy.future.done()])
+                await asyncio.wait(ends, timeout=shadow.version.deadline_s)
+                self._give_up([copy for copy in copies if not copy.ended])
 
-    def _give_up(self, late: list[Ticket]) -> None:
+    def _give_up(self, late: list[Pending]) -> None:
         failure: Outcome = Failure(504, "PS504", "The shadow gave no answer in time.", "")
         if late:
             self._settle([(copy, failure) for copy in late])
 
 
-def _copy(answered: Ticket, shadow: Deployment, future: asyncio.Future[Outcome]) -> Ticket:
-    return replace(
-        answered,
-        future=future,
-        deployment=shadow,
-        role=Role.SHADOW.value,
-        arrived_s=time.monotonic(),
-        ended_s=0.0,
-        has_fallback=False,
-        instead_of=None,
-        deaths=0,
-    )
+def _copy(answered: Pending, version: Version, then: Then) -> Pending:
+    copy = Pending(answered.kind, answered.id, answered.body, then)
+    copy.wants = answered.wants
+    copy.version = version
+    copy.deployment = version.deployment
+    copy.role = Role.SHADOW.value
+    copy.arrived_us, copy.arrived_s = answered.arrived_us, time.monotonic()
+    copy.generation, copy.bucket = answered.generation, answered.bucket
+    return copy
 
 
 def _key(shadow: Deployment) -> tuple[str, str, int]:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from penstock.domain import JSON, Deployment, Role
+from penstock.domain import JSON, Deployment
 from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Settle, Ticket
 from penstock.inference.gateway.breaker import Breaker, Flow
 from penstock.inference.gateway.examples import example_request
@@ -37,8 +37,6 @@ MAX_DEATHS = 2
 PATIENCE = 0.25
 """Share of its deadline that a version lets another have the process that they share. Who takes
 longer gets a process of its own, and there his whole time."""
-LOAD_PATIENCE = 0.5
-"""The same while another is loaded."""
 FAULT = 500
 """From this status on an answer says that worker or model are at fault."""
 _DEADLINES_FIRST_S = 0.1
@@ -102,6 +100,9 @@ class Lodging(Protocol):
         ...
 
 
+_ACCEPT = frozenset({State.STARTING, State.UNLOADED})
+
+
 class Worker:
     """One version, kept ready."""
 
@@ -141,7 +142,7 @@ class Worker:
         """What it is doing."""
         if self._leaving:
             return State.STOPPING
-        if any(seat.ready for seat in self.seats.values()):
+        if self.is_ready:
             return State.READY
         if self.breaker.flow is Flow.OPEN:
             return State.FAILED
@@ -150,7 +151,16 @@ class Worker:
     @property
     def accepts(self) -> bool:
         """Whether a request is well placed here: ready, or ready as soon as it can be."""
-        return self.state in {State.READY, State.STARTING, State.UNLOADED}
+        return self.is_ready or self.state in _ACCEPT
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests travel."""
+        if not self._leaving:
+            for seat in self.seats.values():  # a loop: asked for every request
+                if seat.child is not None:
+                    return True
+        return False
 
     @property
     def is_idle(self) -> bool:
@@ -262,7 +272,7 @@ class Worker:
             self._in_hands -= len(gone.held)
             for ticket in gone.held:
                 ticket.deaths += 1
-                if not ticket.future.done():
+                if not ticket.ended:
                     again.append(ticket)
             self._again(again)
         if any(seat.ready for seat in self.seats.values()):
@@ -337,12 +347,12 @@ class Seat:
     @property
     def frame_s(self) -> float:
         """Time that a batch may take."""
-        return attempt_s(self.worker.deployment, self.worker.settings) + _DEADLINES_FIRST_S
+        return self.worker.settings.attempt_of(self.worker.deployment) + _DEADLINES_FIRST_S
 
     @property
     def patience_s(self) -> float:
         """Time that it lets another version's batch take while it waits."""
-        return attempt_s(self.worker.deployment, self.worker.settings) * PATIENCE
+        return self.worker.settings.attempt_of(self.worker.deployment) * PATIENCE
 
     def wake(self) -> None:
         """Look anew: the version is wanted, or something waits for it."""
@@ -448,7 +458,7 @@ class Seat:
         deployment, settings = self.worker.deployment, self.worker.settings
         limit_s = settings.start_timeout_s
         if self._fleet.is_shared(self.home):
-            limit_s = min(limit_s, shared_load_s(settings))
+            limit_s = min(limit_s, settings.shared_load_s)
         asked = {
             "slot": self.slot,
             "folder": folder,
@@ -482,17 +492,6 @@ def _first_rows(deployment: Deployment) -> Iterable[tuple[bytes, bool]]:
     if columns:
         sure = all(column.get("example") is not None for column in columns)
         yield json.dumps(example_request(deployment.signature)).encode(), sure
-
-
-def shared_load_s(settings: GatewaySettings) -> float:
-    """Return how long a version may take to load where others wait for the same process."""
-    return settings.deadline_s * LOAD_PATIENCE
-
-
-def attempt_s(deployment: Deployment, settings: GatewaySettings) -> float:
-    """Return how long a version may try; a challenger leaves time for the champion."""
-    share = 0.5 if deployment.role is Role.CHALLENGER else 1.0
-    return settings.deadline_of(deployment.serving) * share
 
 
 def _version(deployment: Deployment) -> str:
