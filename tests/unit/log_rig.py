@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from penstock.domain import JSON, Environment
 from penstock.inference.prediction_log.hour_store import HourStore
-from penstock.inference.prediction_log.hours import Hours
+from penstock.inference.prediction_log.hours import HOUR, Hours
 from penstock.inference.prediction_log.records import Entry, Outcome
 from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.prediction_log.table import Of
@@ -101,7 +102,7 @@ class House:
         """Do what the engine does each minute."""
         self.hours.convert(signature_of)
         self.hours.compact(self.now)
-        self.hours.forget(datetime(2030, 1, 1, tzinfo=UTC))
+        self.hours.forget(datetime.fromtimestamp(time.time(), UTC) + HOUR)
 
     def rows(self) -> Counter[str]:
         with self.hours.found(*ALWAYS, signature_of) as found:

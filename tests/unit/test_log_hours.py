@@ -298,10 +298,10 @@ def test_what_is_above_the_bound_goes_oldest_hour_first(house: House) -> None:
     assert excess is not None
     house.crash_at = len(house.points) + 1
     with pytest.raises(Crash):
-        house.hours.drop(excess.names)
+        house.hours.drop(excess.files)
     again = house.hours.excess(newest_two + 100)
     assert again is not None
-    house.hours.drop(again.names)
+    house.hours.drop(again.files)
 
     assert (excess.hours, excess.rows, excess.until.hour) == (2, 100, 0)
     assert set(house.rows()) == {f"r{k}" for k in range(100, 200)}

@@ -136,7 +136,7 @@ def test_the_bound_holds_in_s3_too(house: House) -> None:
 
     excess = house.hours.excess(sum(HourStore(URL).sizes("production/m").values()) - 1)
     assert excess is not None
-    house.hours.drop(excess.names)
+    house.hours.drop(excess.files)
 
     assert (excess.hours, excess.rows) == (1, 20)
     assert set(house.rows()) == {f"r{k}" for k in range(20, 60)}

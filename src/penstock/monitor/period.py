@@ -4,7 +4,8 @@ drift      do requests and answers still look like the data it was judged on?
 quality    on the labels that have come: does it keep its limits, is it as good as before?
 service    errors and latency
 
-No data is never passed: a period without requests is undecided throughout. Start reading at
+No data is never passed: a period without requests is undecided throughout, and so is one of
+whose rows too many are missing in the log, unless what is there fails. Start reading at
 `run_period`; `reference` makes what a period is compared with, once, when a version is judged.
 """
 
@@ -35,13 +36,15 @@ from penstock.check.quality import (
     wilson,
 )
 from penstock.domain import JSON, CheckResult, Verdict
-from penstock.monitor.tables import PredictionTable, Window, input_name
+from penstock.monitor.tables import Missing, PredictionTable, Window, input_name
 
 QUALITY_MARGIN = 0.02
 """Worse than when it was judged: absolute where more is better, of losses a share."""
 MATURE_SHARE = 0.9
 """Labels that come late may come for other cases: with fewer, quality is undecided."""
 MAX_ERROR_SHARE = 0.01
+MISSING_MAX = 0.01
+"""Share of a period's rows that the log may lack; with more, no check of it has passed."""
 SLOW_SHARE = 0.05
 """More than this share above the limit of p95, and p95 is above it."""
 
@@ -158,7 +161,29 @@ def run_period(settings: PeriodSettings, sources: PeriodSources) -> PeriodReport
         results += _quality(settings, sources, labelled.rows, labelled.answered)
     if "service" in settings.checks:
         results += _service(settings, table)
+    missing = table.missing.get(settings.window.number)
+    if missing is not None:
+        results = [_as_far_as_seen(one, missing, labelled.answered) for one in results]
     return PeriodReport(results, labelled.answered, labelled.rows.num_rows)
+
+
+def _as_far_as_seen(result: CheckResult, missing: Missing, rows: int) -> CheckResult:
+    """Say what the log lacks; nothing passes on a period of which much was not seen."""
+    share = missing.rows / (missing.rows + rows)
+    lacks = [
+        f"{count:,} {what}{' was' if count == 1 else 's were'} {gone}"
+        for count, what, gone in (
+            (missing.answers, "answer", "not logged"),
+            (missing.hours, "hour", "dropped"),
+        )
+        if count
+    ]
+    evidence = {**result.evidence, "missing": missing.rows, "missing_share": share}
+    verdict = result.verdict
+    if share > MISSING_MAX and verdict is Verdict.PASSED:
+        verdict, evidence["reading"] = Verdict.UNDECIDED, "too much is missing"
+    summary = f"{result.summary}; {' and '.join(lacks)}, {share:.1%} of its rows"
+    return CheckResult(result.check, verdict, summary, evidence)
 
 
 # ---- drift ---------------------------------------------------------------------------------

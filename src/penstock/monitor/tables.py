@@ -88,6 +88,21 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """What the log of a span of time lacks of one version."""
+
+    answers: int = 0
+    """That were given and not logged."""
+    rows: int = 0
+    """Of these answers, and of the hours that were dropped."""
+    hours: int = 0
+    """That were dropped to keep the log within its bound."""
+
+    def __add__(self, more: Missing) -> Missing:
+        return Missing(self.answers + more.answers, self.rows + more.rows, self.hours + more.hours)
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """Which rows somebody wants to see."""
 
@@ -115,9 +130,17 @@ class PredictionTable:
         is a table without rows.
     filesystem
         The fsspec file system that opens the addresses among them.
+    missing
+        By version, what the files lack of their span.
     """
 
-    def __init__(self, files: Sequence[str], filesystem: Any = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        filesystem: Any = None,
+        missing: Mapping[int, Missing] | None = None,
+    ) -> None:
+        self.missing = missing or {}
         self._files = list(files)
         self._filesystem = filesystem
 

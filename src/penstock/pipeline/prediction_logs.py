@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +14,10 @@ from penstock.deploy import rollout
 from penstock.domain import JSON, Alert, Environment
 from penstock.errors import NotFoundError, PenstockError
 from penstock.inference.prediction_log.hour_store import HourStore
-from penstock.inference.prediction_log.hours import Excess, Hours
+from penstock.inference.prediction_log.hours import Excess, Found, Hours
 from penstock.inference.prediction_log.records import Entry
 from penstock.inference.prediction_log.table import Of, SignatureOf
-from penstock.monitor.tables import PredictionTable
+from penstock.monitor.tables import Missing, PredictionTable
 from penstock.records import rollouts, runs, watch
 from penstock.records.database import Change, Database
 
@@ -108,7 +109,7 @@ class PredictionLogs:
         """
         log = self.of(of.model, of.environment)
         with log.found(since, until, self.signatures(of.model), only) as found:
-            yield PredictionTable(found.files, found.filesystem)
+            yield PredictionTable(found.files, found.filesystem, _missing(found))
 
     def tabulate(self, of: Of, now: datetime) -> int:
         """Turn closed segments into Parquet; return how many hours became one file."""
@@ -157,7 +158,21 @@ class PredictionLogs:
             return
         with self.database.change("penstock") as change:
             _say_dropped(change, of, excess, self.most_bytes, now)
-        log.drop(excess.names)
+        log.drop(excess.files)
+
+
+def _missing(found: Found) -> dict[int, Missing]:
+    """Return by version what the rows of a span of time lack."""
+    lacks: defaultdict[int, Missing] = defaultdict(Missing)
+    for gap in found.missing.gaps:
+        lacks[gap.number] += Missing(gap.answers, gap.rows)
+    hours: defaultdict[int, set[str]] = defaultdict(set)
+    for name, of in found.missing.dropped.items():
+        for number, rows in of.items():
+            place = name.rpartition("/")[0]
+            lacks[number] += Missing(rows=rows, hours=int(place not in hours[number]))
+            hours[number].add(place)
+    return dict(lacks)
 
 
 def _say_dropped(change: Change, of: Of, excess: Excess, most_bytes: int, now: datetime) -> None:

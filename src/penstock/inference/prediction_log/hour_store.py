@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import fsspec
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.errors import IntegrityError, PenstockError, UnreachableError
@@ -99,11 +100,25 @@ class HourStore:
 
     def footer(self, name: str) -> dict[bytes, bytes]:
         """Return what a file says of itself."""
-        return self._metadata(name).metadata or {}
 
-    def rows(self, name: str) -> int:
-        """Return how many rows a file has."""
-        return int(self._metadata(name).num_rows)
+        def do() -> dict[bytes, bytes]:
+            fs, root = self._at
+            with fs.open(f"{root}/{name}", "rb") as file:
+                return pq.read_metadata(file).metadata or {}
+
+        return self._do(do)
+
+    def rows(self, name: str) -> dict[int, int]:
+        """Return how many rows a file has of each version."""
+
+        def do() -> dict[int, int]:
+            fs, root = self._at
+            with fs.open(f"{root}/{name}", "rb") as file:
+                numbers: Any = pq.ParquetFile(file).read(columns=["number"])["number"]
+            counted = pc.value_counts(numbers).to_pylist()
+            return {one["values"]: one["counts"] for one in counted}
+
+        return self._do(do)
 
     def delete(self, name: str) -> None:
         """Delete a file."""
@@ -113,14 +128,6 @@ class HourStore:
             fs.rm_file(f"{root}/{name}")
 
         self._do(do)
-
-    def _metadata(self, name: str) -> Any:
-        def do() -> Any:
-            fs, root = self._at
-            with fs.open(f"{root}/{name}", "rb") as file:
-                return pq.read_metadata(file)
-
-        return self._do(do)
 
     @property
     def _at(self) -> tuple[Any, str]:

@@ -34,8 +34,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from penstock.inference.prediction_log import missing
 from penstock.inference.prediction_log.hour_store import HourStore
-from penstock.inference.prediction_log.records import Entry
+from penstock.inference.prediction_log.missing import Missing
+from penstock.inference.prediction_log.records import Entry, Gap
 from penstock.inference.prediction_log.segments import (
     SUFFIX,
     closed_segments,
@@ -64,12 +66,14 @@ class Found:
     filesystem: Any
     """An fsspec file system that opens those of them that are addresses; None where all are
     paths."""
+    missing: Missing
+    """What the files lack."""
 
 
 class Excess(NamedTuple):
     """What has to go, so that the log keeps within its bound."""
 
-    names: list[str]
+    files: missing.Files
     hours: int
     rows: int
     until: datetime
@@ -104,7 +108,7 @@ class Hours:
             for segment in closed_segments(self.segments):
                 if not self._marker(segment.stem).exists():
                     read = table_of(read_segment(segment), self.of, signature_of)
-                    self._add(segment.stem, read)
+                    self._add(segment.stem, read, list(missing.gaps_in(segment)))
                     done += 1
         return done
 
@@ -116,7 +120,9 @@ class Hours:
                     self._add(file.stem, pq.read_table(file))
                 file.unlink()
 
-    def _add(self, stem: str, rows: pa.Table) -> None:
+    def _add(self, stem: str, rows: pa.Table, gaps: Sequence[Gap] = ()) -> None:
+        if gaps:
+            missing.write_gaps(self._fresh / f"{stem}{missing.SUFFIX}", gaps)
         parts: list[tuple[Path, Path]] = []
         for hour, part in _by_hour(rows):
             target = self._fresh / f"{stem}.{hour:%Y%m%d%H}.parquet"
@@ -186,13 +192,16 @@ class Hours:
             for marker in self._fresh.glob("*.done"):
                 if not (self.segments / f"{marker.stem}{SUFFIX}").exists():
                     marker.unlink()
+            for told in self._fresh.glob(f"*{missing.SUFFIX}"):
+                if told.stat().st_mtime < (before - missing.KEPT).timestamp():
+                    told.unlink()
 
     def excess(self, most_bytes: int) -> Excess | None:
         """Return the oldest hours, which must go so that the log takes no more than so many bytes.
 
         What is fresh stays: the hour that is not over, and the last hour's segments.
         """
-        size = _bytes(self._fresh) + _bytes(self.segments)
+        size = _bytes(self._fresh, "*.parquet") + _bytes(self.segments, f"*{SUFFIX}")
         sizes = sorted(self.store.sizes(self._base).items())
         size += sum(of_file for _, of_file in sizes)
         names: list[str] = []
@@ -203,13 +212,15 @@ class Hours:
         if not names:
             return None
         hours = sorted({_hour_of(name.rpartition("/")[0]) for name in names})
-        rows = sum(map(self.store.rows, names))
-        return Excess(names, len(hours), rows, hours[-1] + HOUR)
+        files = {name: self.store.rows(name) for name in names}
+        rows = sum(sum(of.values()) for of in files.values())
+        return Excess(files, len(hours), rows, hours[-1] + HOUR)
 
-    def drop(self, names: Iterable[str]) -> None:
-        """Delete files of hours."""
+    def drop(self, files: missing.Files) -> None:
+        """Delete files of hours, and remember what was in them."""
         with self._alone(), self._locked(fcntl.LOCK_EX):
-            for name in names:
+            missing.say_dropped(self._fresh, files, max(map(missing.day_of, files)))
+            for name in files:
                 self.store.delete(name)
                 self.reached("log/hour:dropped")
 
@@ -251,7 +262,22 @@ class Hours:
                 entries = (entry for path in raw for entry in read_segment(path))
                 pq.write_table(table_of(only(entries), self.of, signature_of), target)
                 files.append(str(target))
-            yield Found(files, self.store.filesystem)
+            lacks = Missing(
+                tuple(one for one in self._gaps(raw) if since <= one.until and one.since < until),
+                {
+                    name: of
+                    for name, of in missing.dropped(self._fresh).items()
+                    if first <= _hour_of(name.rpartition("/")[0]) < until
+                },
+            )
+            yield Found(files, self.store.filesystem, lacks)
+
+    def _gaps(self, raw: Iterable[Path]) -> Iterable[Gap]:
+        for segment in raw:
+            yield from missing.gaps_in(segment)
+        for path in self._fresh.glob(f"*{missing.SUFFIX}"):
+            if self._counts(path.stem):
+                yield from missing.read_gaps(path)
 
     def _raw(self) -> list[Path]:
         """Return the segments whose rows are nowhere else."""
@@ -274,13 +300,16 @@ class Hours:
         found: defaultdict[datetime, list[Path]] = defaultdict(list)
         for path in sorted(self._fresh.glob("*.parquet")):
             stem, hour = path.name.split(".")[:2]
-            segment = self.segments / f"{stem}{SUFFIX}"
-            if self._marker(stem).exists() or not segment.exists():
+            if self._counts(stem):
                 moment = datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC)
                 found[moment].append(path)
         return dict(sorted(found.items()))
 
     # ---- places and locks ------------------------------------------------------------------
+
+    def _counts(self, stem: str) -> bool:
+        """Whether a segment counts by what was made of it."""
+        return self._marker(stem).exists() or not (self.segments / f"{stem}{SUFFIX}").exists()
 
     @property
     def _fresh(self) -> Path:
@@ -382,8 +411,8 @@ def _hour_of(place: str) -> datetime:
     return datetime.strptime(f"{day} {hour}", "date=%Y-%m-%d hour=%H").replace(tzinfo=UTC)
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+def _bytes(folder: Path, pattern: str) -> int:
+    return sum(path.stat().st_size for path in folder.glob(pattern))
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,8 @@ A record, little-endian::
                      `------- checked by the head ------' `--- checked by a second checksum --'
 
 What counts entries reads figures and skips bodies. A record may also be a *watermark* (everything
-that arrived before a time has ended, and is logged) or the *close* that ends a segment.
+that arrived before a time has ended, and is logged), the *close* that ends a segment, or a
+*gap*: so many answers were given before it that could not be logged.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -25,11 +27,12 @@ number of entries, zero, time, bytes of the bodies."""
 FIGURES = struct.Struct("<qIIIIIIHHhBBBBBB")
 """Arrived, took, number, generation, rows, length of request, of reply, status, code, bucket,
 length of the id, role, outcome, kind, media, flags."""
-BATCH, WATERMARK, CLOSE = 1, 2, 3
+BATCH, WATERMARK, CLOSE, GAP = 1, 2, 3, 4
 """What a record is."""
 ROLES = ("", "champion", "challenger", "previous", "warm", "explicit", "shadow")
 """By code: a role keeps its place."""
 
+_GAP = struct.Struct("<IqqII")
 _CODES = {role: code for code, role in enumerate(ROLES)}
 _WITHOUT = 1
 _MOST_US = 2**32 - 1
@@ -79,6 +82,27 @@ class Entry(NamedTuple):
     """Where a key put the request, of 10,000; -1 when it was drawn without one."""
     without: bool = False
     """Whether columns were left out of `request`; see redaction.py."""
+
+
+class Gap(NamedTuple):
+    """Answers of one version that could not be logged."""
+
+    number: int
+    since_us: int
+    until_us: int
+    answers: int
+    rows: int
+    """That the log would have of them."""
+
+    @property
+    def since(self) -> datetime:
+        """When the first of them arrived."""
+        return datetime.fromtimestamp(self.since_us / 1e6, UTC)
+
+    @property
+    def until(self) -> datetime:
+        """When the last of them arrived."""
+        return datetime.fromtimestamp(self.until_us / 1e6, UTC)
 
 
 class Record(NamedTuple):
@@ -142,6 +166,18 @@ def encode(entries: Sequence[Entry]) -> bytes:
 def mark(record: int, time_us: int) -> bytes:
     """Return a watermark or a close."""
     return _sealed(record, 0, time_us, b"", b"")
+
+
+def gap(of: Gap) -> bytes:
+    """Return the record of a gap."""
+    return _sealed(GAP, 0, 0, b"", _GAP.pack(*of))
+
+
+def gaps(found: Record, at: At) -> Iterator[Gap]:
+    """Give the gap that a record tells of; none when it is damaged."""
+    body = at(found.body, found.body_bytes)
+    if zlib.crc32(body) == found.body_sum and len(body) == _GAP.size:
+        yield Gap(*_GAP.unpack(body))
 
 
 def _sealed(record: int, entries: int, time_us: int, figures: bytes, body: bytes) -> bytes:

@@ -17,7 +17,7 @@ import fcntl
 import logging
 import os
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from penstock.inference.prediction_log import records
 from penstock.inference.prediction_log.disk import Disk
-from penstock.inference.prediction_log.records import CLOSE, HEAD, WATERMARK, Entry, Outcome
+from penstock.inference.prediction_log.records import CLOSE, HEAD, WATERMARK, Entry, Gap, Outcome
 
 __all__ = ["Entry", "Outcome", "PredictionLog", "closed_segments", "read", "segments"]
 
@@ -33,7 +33,10 @@ SEGMENT_BYTES = 16 * 2**20
 SEGMENT_S = 60.0
 SUFFIX = ".seg"
 
+SHADOW = "shadow"
+
 _MARKED_LATELY_US = 1_000_000
+_HOUR_US = 3_600_000_000
 _logger = logging.getLogger(__name__)
 
 
@@ -53,7 +56,7 @@ class PredictionLog:
     """Appends to the logs of all models, from one thread; a second one syncs them to disk.
 
     A disk that refuses a write costs log entries, never predictions: what could not be written
-    is counted in `drops` and said once.
+    is counted in `drops` and said once, and the log itself tells of the gap when it goes on.
     """
 
     def __init__(
@@ -75,6 +78,9 @@ class PredictionLog:
         self._segment_bytes = segment_bytes
         self._segment_us = int(segment_s * 1e6)
         self._segments: dict[tuple[str, str], _Segment] = {}
+        self._gaps: defaultdict[tuple[str, str], dict[tuple[int, int], Gap]]
+        self._gaps = defaultdict(dict)
+        """What is still to be told, by version and hour."""
         self._writer = secrets.token_hex(4)
         self._last_name_us = 0
         self._refused = False
@@ -88,6 +94,7 @@ class PredictionLog:
             return True
         self.drops[key] += len(entries)
         self.dropped_us[key] = self._clock_us()
+        self._miss(self._gaps[key], entries)
         return False
 
     def mark(self, environment: str, model: str, before_us: int) -> None:
@@ -110,11 +117,17 @@ class PredictionLog:
 
     def close(self) -> None:
         """Close every segment and wait for the disk."""
+        for key in list(self._gaps):
+            self._put(key, b"")
         for key in list(self._segments):
             self._retire(self._segments.pop(key))
         self._disk.stop()
 
     def _put(self, key: tuple[str, str], payload: bytes, *, entries: int = 0) -> _Segment | None:
+        gaps = self._gaps.get(key)
+        if gaps:
+            payload = b"".join((*map(records.gap, gaps.values()), payload))
+            entries += len(gaps)
         try:
             segment = self._segment(key, len(payload))
             written = self._write(segment.fd, payload)
@@ -124,10 +137,29 @@ class PredictionLog:
         if written != len(payload):
             self._refuse(key, OSError(f"only {written} of {len(payload)} bytes were written"))
             return None
+        if gaps:
+            del self._gaps[key]
         segment.size += written
         segment.entries += entries
         self._disk.touch(segment.fd)
         return segment
+
+    @staticmethod
+    def _miss(gaps: dict[tuple[int, int], Gap], entries: Sequence[Entry]) -> None:
+        """Count answers that are not logged; what is only a copy counts nowhere."""
+        for entry in entries:
+            if entry.role == SHADOW:
+                continue
+            at = entry.arrived_us
+            hour = (entry.number, at // _HOUR_US)
+            known = gaps.get(hour) or Gap(entry.number, at, at, 0, 0)
+            gaps[hour] = Gap(
+                entry.number,
+                min(known.since_us, at),
+                max(known.until_us, at),
+                known.answers + 1,
+                known.rows + max(entry.rows, 1),
+            )
 
     def _segment(self, key: tuple[str, str], coming_bytes: int) -> _Segment:
         now_us = self._clock_us()
