@@ -20,6 +20,7 @@ from typing import Any
 
 LOAD, UNLOAD, FORK = 32, 33, 34
 ballast: dict[int, bytes] = {}
+leaked: list[bytes] = []
 warming: dict[int, dict[str, Any]] = {}
 """What the gateway's own request does, by slot."""
 
@@ -34,7 +35,9 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return received
 
 
-def obey(asked: dict[str, Any], connection: socket.socket) -> tuple[int, dict[str, Any]]:
+def obey(  # noqa: C901  one line for each thing that a request may want
+    asked: dict[str, Any], connection: socket.socket
+) -> tuple[int, dict[str, Any]]:
     do = asked.get("do")
     if do == "die" or (do == "die once" and not Path(asked["marker"]).exists()):
         if do == "die once":
@@ -44,6 +47,8 @@ def obey(asked: dict[str, Any], connection: socket.socket) -> tuple[int, dict[st
         path = connection.getsockname()
         Path(path.removesuffix(".new") + ".reason").write_text("used 812 MB of 800")
         os._exit(9)
+    if do == "keep":
+        leaked.append(b"x" * asked["bytes"])
     if do == "sleep":
         if "marker" in asked:
             Path(asked["marker"]).touch()

@@ -307,18 +307,6 @@ def test_a_host_that_is_killed_comes_back_with_all_its_versions(rig: Rig) -> Non
     assert rig.processes[0].poll() is not None
 
 
-def test_a_host_that_stands_still_is_replaced_when_it_is_needed(rig: Rig) -> None:
-    rig.serve_these(models(1, 2))
-    os.kill(rig.processes[0].pid, signal.SIGSTOP)
-
-    served_meanwhile = ask(rig, 2)
-    killed = ask(rig, 1, do="die")
-
-    assert (served_meanwhile.status_code, killed.status_code) == (200, 502)
-    rig.until(lambda: rig.states() == {1: "ready", 2: "ready"})
-    assert rig.processes[0].poll() is not None
-
-
 def test_several_processes_share_the_requests_of_a_version(rig: Rig) -> None:
     rig.serve_these([version(1, serving={"workers": 2})])
     slow: list[dict[str, Any]] = [{"do": "sleep", "seconds": 0.2}] * 2

@@ -242,6 +242,10 @@ class Lane(asyncio.Protocol):
             self._timer.cancel()
             self._timer = self._loop.call_at(end_s, self._hangs, limit_s)
 
+    def since_s(self) -> float:
+        """Return the seconds since a frame was sent last."""
+        return self._loop.time() - self._sent_s
+
     def close(self, reason: str) -> None:
         """End the connection; `lost` says why."""
         if self._timer is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -34,3 +35,14 @@ def example_request(signature: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     return {"inputs": inputs}
+
+
+def first_rows(signature: Mapping[str, Any] | None) -> Iterable[tuple[bytes, bool]]:
+    """Return requests that warm a version, and whether it has to be able to answer them.
+
+    A column without a typical value gets a neutral one, which a model may rightly refuse.
+    """
+    columns: list[Mapping[str, Any]] = (signature or {}).get("columns") or []
+    if signature and columns:
+        sure = all(column.get("example") is not None for column in columns)
+        yield json.dumps(example_request(signature)).encode(), sure

@@ -42,10 +42,13 @@ from penstock.inference.gateway.placing import (
 )
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.sizes import Sizes
+from penstock.inference.gateway.watching import LOOK_EVERY_S, STANDS_STILL, Watch
 from penstock.inference.gateway.workers import NoRoomError, Seat, State, Worker
 
 MAX_SOCKET_PATH = 107
 """Longer paths the kernel refuses."""
+MAX_TURNS = 3
+"""Processes at most that stand in for one another: two may keep requests while one answers."""
 _ROOM_EVERY_S = 0.05
 _NEXT_S = 10.0
 """Starts wait for one another, but no longer than this."""
@@ -87,6 +90,8 @@ class Fleet:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._starts: defaultdict[str, deque[Worker]] = defaultdict(deque)
         self._starters: dict[str, asyncio.Task[None]] = {}
+        self._turns: Counter[Home] = Counter()
+        """How often each process of a version was replaced, by its first."""
         longest = len(str(self._sockets / "9999" / "9999" / "c99999"))
         if longest > MAX_SOCKET_PATH:
             raise UnreachableError(
@@ -97,6 +102,7 @@ class Fleet:
             )
         _remove_left_over(folders.sockets)
         _remove_left_over(folders.pools)
+        self._watching = asyncio.create_task(self._watch())
 
     # ---- what the request path asks -----------------------------------------------------------
 
@@ -155,6 +161,7 @@ class Fleet:
     async def stop(self) -> None:
         """End every process."""
         self._stopping = True
+        self._watching.cancel()
         self.match([])
         for task in self._starters.values():
             task.cancel()
@@ -264,7 +271,42 @@ class Fleet:
         apart, shared = self._apart | slow, self._settings.shared
         placed = homes(self._deployments, apart=apart, shared=shared)
         for key, places in placed.items():
-            self._workers[key].move(places)
+            turns = (home._replace(turn=self._turns[home]) for home in places)
+            self._workers[key].move(tuple(turns))
+
+    async def _watch(self) -> None:
+        """Mend what would cost requests."""
+        watch = Watch()
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            hosts = [host for host in self._hosts.values() if host.pid is not None]
+            children = [task.result() for task in self._children.values() if _is_alive(task)]
+            stuck = watch.stuck(each.pid for each in (*hosts, *children))
+            for child in children:
+                if child.pid in stuck:
+                    child.give_up(STANDS_STILL)
+            for host in hosts:
+                if host.pid in stuck:
+                    self.see_off(host.stop())
+            watch.renew(self._workers.values(), self._renew)
+
+    def _renew(self, worker: Worker, home: Home) -> bool:
+        """Have a version live in a fresh process, and leave the old one when that is ready."""
+        alike = sum(held[:2] == home[:2] for held in self._holds)
+        if alike >= MAX_TURNS or not self._has_room(worker, home):
+            return False
+        if home.shared:
+            self.set_apart(worker)
+        else:
+            self._turns[home._replace(turn=0)] += 1
+            self._place_all()
+        return True
+
+    def _has_room(self, worker: Worker, home: Home) -> bool:
+        """Say whether a version can be loaded once more without unloading another."""
+        coming = self._room(worker, extra=home._replace(turn=-1))
+        loaded = [self._room(other) for other in self.workers() if other.living]
+        return make_room(loaded, coming, self._memory(), time.monotonic()) == []
 
     def _start(self, new: list[Worker]) -> None:
         """Load what should be there before anybody asks, those that matter most first."""
@@ -354,6 +396,10 @@ async def _one_by_one(waiting: deque[Worker]) -> None:
 
 def _at_start(deployment: Deployment) -> bool:
     return deployment.serving.get("load") != "first request"
+
+
+def _is_alive(task: asyncio.Task[Child]) -> bool:
+    return task.done() and not _is_over(task)
 
 
 def _is_over(task: asyncio.Task[Child]) -> bool:

@@ -123,6 +123,11 @@ class Host:
             if self._now is not None:
                 await self._end(self._now)
 
+    @property
+    def pid(self) -> int | None:
+        """Its program, while it runs."""
+        return None if self._now is None else self._now.pid
+
     async def last_words(self, since: int = 0) -> str:
         """Return the last line that the host or a child of it said, after a colon."""
         if self._words is None:
@@ -214,8 +219,8 @@ class Slotted(Protocol):
         """Time that it lets another version's batch take while it waits."""
         ...
 
-    def settle(self, answered: list[tuple[Ticket, Outcome]]) -> None:
-        """Take the answers of a batch."""
+    def settle(self, answered: list[tuple[Ticket, Outcome]], took_s: float) -> None:
+        """Take the answers of a batch, which was out so long."""
         ...
 
 
@@ -243,6 +248,8 @@ class Child:
         """One version is loaded at a time, so that each is measured."""
         self.seats: dict[int, Slotted] = {}
         """Who is loaded, by slot."""
+        self.memory_bytes: int | None = None
+        """What it may use."""
         self._lane: Lane | None = None
         self._turns: OrderedDict[int, Slotted] = OrderedDict()
         self._slots = count()
@@ -252,6 +259,7 @@ class Child:
 
     async def start(self, imports: Sequence[str], memory_bytes: int | None) -> None:
         """Fork it and connect; NotReadyError when that cannot be."""
+        self.memory_bytes = memory_bytes
         self.host.children += 1
         try:
             path, said = await self.host.fork(imports, memory_bytes)
@@ -303,6 +311,23 @@ class Child:
             if not isinstance(answer, Failure):
                 self._freed.append(version.slot)
 
+    @property
+    def in_hands(self) -> Batch | None:
+        """The requests that it has in its hands, if any."""
+        batch = None if self._lane is None else self._lane.in_flight
+        return batch if batch is not None and _is_asked(batch) and not self.gone.done() else None
+
+    @property
+    def out_s(self) -> float:
+        """How long it has had them."""
+        assert self._lane is not None, "looked at before it was started"
+        return self._lane.since_s()
+
+    def give_up(self, reason: str) -> None:
+        """Take the process for dead, whatever it does."""
+        assert self._lane is not None, "given up before it was started"
+        self._lane.close(reason)
+
     async def end(self) -> None:
         """End the process."""
         if self._lane is not None:
@@ -333,7 +358,8 @@ class Child:
 
     def _settle(self, batch: Batch, replies: list[Reply]) -> None:
         answered: list[tuple[Ticket, Outcome]] = list(zip(batch.tickets, replies, strict=True))
-        self.seats[batch.slot].settle(answered)
+        assert self._lane is not None, "answered before it was started"
+        self.seats[batch.slot].settle(answered, self._lane.since_s())
         left = self._left.get(batch.slot)
         if left is not None and not left.done():
             left.set_result(None)

@@ -31,6 +31,8 @@ class Home(NamedTuple):
     """Digest of the environment lock: which host it is forked from."""
     name: str
     shared: bool
+    turn: int = 0
+    """How often it was replaced by a fresh one."""
 
 
 class Room(NamedTuple):

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from penstock.domain import JSON, Deployment
+from penstock.domain import Deployment
 from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Settle, Ticket
 from penstock.inference.gateway.breaker import Breaker, Flow
-from penstock.inference.gateway.examples import example_request
+from penstock.inference.gateway.examples import first_rows
 from penstock.inference.gateway.hosts import (
     OK,
     Child,
@@ -27,6 +27,7 @@ from penstock.inference.gateway.hosts import (
     anonymous_bytes,
     said,
 )
+from penstock.inference.gateway.patience import PATIENCE, Usual
 from penstock.inference.gateway.placing import Home, Key, key_of
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.sizes import Size, Sizes
@@ -34,9 +35,6 @@ from penstock.inference.program.frames import LOAD, V2
 
 MAX_DEATHS = 2
 """A request in whose company so many workers died is not tried again."""
-PATIENCE = 0.25
-"""Share of its deadline that a version lets another have the process that they share. Who takes
-longer gets a process of its own, and there his whole time."""
 FAULT = 500
 """From this status on an answer says that worker or model are at fault."""
 _DEADLINES_FIRST_S = 0.1
@@ -132,6 +130,7 @@ class Worker:
         self._fleet = fleet
         self._settle = settle
         self._in_hands = 0
+        self._usual = Usual()
         self._was_ready = False
         self._leaving = False
         self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -243,9 +242,23 @@ class Worker:
         self._in_hands += len(tickets)
         return tickets
 
-    def settle(self, answered: list[tuple[Ticket, Outcome]]) -> None:
+    @property
+    def suspect_s(self) -> float:
+        """After so long a batch is suspected never to come back."""
+        return self._usual.suspect_s(self.settings.attempt_of(self.deployment))
+
+    def ask_elsewhere(self, held: list[Ticket]) -> None:
+        """Ask once more what a process keeps, each alone: one of them may be the cause."""
+        again = [ticket for ticket in held if not ticket.ended]
+        for ticket in again:
+            ticket.deaths += 1
+        self.backlog.give_back(again)
+        self.want()
+
+    def settle(self, answered: list[tuple[Ticket, Outcome]], took_s: float) -> None:
         """Pass the answers of a batch on."""
         self._in_hands -= len(answered)
+        self._usual.took(took_s)
         self.breaker.answered()
         self.backlog.learn(answered)
         self._settle(answered)
@@ -365,9 +378,9 @@ class Seat:
         """Return the next batch."""
         return self.worker.take(others_wait=others_wait)
 
-    def settle(self, answered: list[tuple[Ticket, Outcome]]) -> None:
+    def settle(self, answered: list[tuple[Ticket, Outcome]], took_s: float) -> None:
         """Take the answers of a batch."""
-        self.worker.settle(answered)
+        self.worker.settle(answered, took_s)
 
     async def unload(self) -> None:
         """Leave the process until the version is wanted again."""
@@ -469,7 +482,7 @@ class Seat:
             order = json.dumps(asked).encode()
             answer = await child.order(LOAD, order, slot=self.slot, limit_s=limit_s)
             hindrance = "The worker cannot serve" if answer.status != OK else ""
-            for body, sure in () if hindrance else _first_rows(deployment):
+            for body, sure in () if hindrance else first_rows(deployment.signature):
                 answer = await child.order(V2, body, slot=self.slot, limit_s=limit_s)
                 if answer.status >= FAULT and sure:
                     hindrance = "Its first answer was an error"
@@ -481,17 +494,6 @@ class Seat:
             raise NotReadyError(f"{hindrance}: {said(answer)}")
         self._fleet.sizes.learn(deployment.artifact_digest, Size(grown, took_s))
         return None
-
-
-def _first_rows(deployment: Deployment) -> Iterable[tuple[bytes, bool]]:
-    """Return requests that warm a version, and whether it has to be able to answer them.
-
-    A column without a typical value gets a neutral one, which a model may rightly refuse.
-    """
-    columns: list[JSON] = (deployment.signature or {}).get("columns") or []
-    if columns:
-        sure = all(column.get("example") is not None for column in columns)
-        yield json.dumps(example_request(deployment.signature)).encode(), sure
 
 
 def _version(deployment: Deployment) -> str:
