@@ -388,7 +388,7 @@ class Deployment:
     """Of the version; without one, or with one that proves nothing, it is not loaded."""
     serving: JSON = field(default_factory=dict[str, Any])
     """The version's block [serving], defaults filled in, and ``path``: which call of its model
-    answers."""
+    answers; ``proof``: the digest of the signed statement that says so."""
     key: str | None = None
     """Column that names the customer: requests with the same value go to the same version. No
     configuration sets it before the judgement of a canary can count by customers."""

@@ -22,6 +22,7 @@ import httpx
 from penstock.domain import Deployment, Environment, Role
 from penstock.inference import asking
 from penstock.inference.gateway.application import Gateway
+from penstock.inference.gateway.placed import First, Placed
 from penstock.inference.gateway.serving import Server, server_of
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.prediction_log.segments import Entry, read
@@ -77,6 +78,8 @@ class Rig:
         """How far the gateway's clock is before the true time."""
         self.loads: dict[int, dict[str, Any]] = {}
         """What happens when a version is loaded; see gateway_worker.load."""
+        self.first: list[First] = []
+        """What each version is asked before it is ready, instead of a typical row."""
         self.placed: list[int] = []
         """Each load of a version."""
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -100,14 +103,14 @@ class Rig:
         self.processes.append(process)
         return process
 
-    def place(self, deployment: Deployment, pool: Path) -> Path:
+    def place(self, deployment: Deployment, pool: Path) -> Placed:
         if self.start_error is not None:
             raise self.start_error
         self.placed.append(deployment.number)
         folder = pool / f"{deployment.model}@{deployment.number}"
         folder.mkdir(exist_ok=True)
         (folder / "load.json").write_text(json.dumps(self.loads.get(deployment.number, {})))
-        return folder
+        return Placed(folder, str(deployment.serving.get("path") or "own"), self.first)
 
     def gateway(self) -> Gateway:
         return Gateway(
@@ -174,13 +177,13 @@ class RealHosts(Rig):
         self.processes.append(process)
         return process
 
-    def place(self, deployment: Deployment, pool: Path) -> Path:
+    def place(self, deployment: Deployment, pool: Path) -> Placed:
         unpacked = self.unpacked(deployment)
         shown = pool / f"{deployment.model}@{deployment.number}"
         if not shown.exists():
             link_tree(unpacked, shown)
         self.placed.append(deployment.number)
-        return shown
+        return Placed(shown, str(deployment.serving.get("path") or "own"))
 
     def unpacked(self, deployment: Deployment) -> Path:
         """Return a version's folder, made now if it is not there."""

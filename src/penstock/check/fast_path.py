@@ -11,7 +11,6 @@ model's own call serves.
 from __future__ import annotations
 
 import json
-import operator
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
+from penstock.check import replies
 from penstock.check.smoke import with_value
 from penstock.domain import JSON, CheckResult, Verdict
 
@@ -222,37 +222,18 @@ def _compare(found: Found, question: Question, own: Reply, reply: Reply, toleran
 
 
 def _apart(own: Reply, reply: Reply) -> tuple[float | None, int]:
-    """Return how far two replies are apart, and how many of their rows decide otherwise."""
     if own.status != 200 or reply.status != 200:
         return None, 0
-    left, right = _outputs(own), _outputs(reply)
-    if left.keys() != right.keys() or any(len(left[n]) != len(right[n]) for n in left):
-        return None, 0
-    distance, decisions = 0.0, 0
-    for name, values in left.items():
-        others = right[name]
-        if set(map(type, (*values, *others))) == {float}:  # whole numbers are classes
-            distance = max(distance, _furthest(values, others))
-        else:
-            decisions += sum(map(operator.ne, values, others))
-    return distance, decisions
-
-
-def _furthest(values: list[Any], others: list[Any]) -> float:
-    ours, theirs = np.asarray(values, np.float64), np.asarray(others, np.float64)
-    return float((np.abs(ours - theirs) / np.maximum(1.0, np.abs(ours))).max(initial=0.0))
-
-
-def _outputs(reply: Reply) -> dict[str, list[Any]]:
-    document = cast("JSON", json.loads(reply.body))
-    return {str(one["name"]): list(one["data"]) for one in document["outputs"]}
+    return replies.apart(own.body, reply.body)
 
 
 def _shown(reply: Reply) -> str:
     document = cast("JSON", json.loads(reply.body))
     if reply.status != 200:
         return f"{reply.status}: {document.get('error', '')}"[:120]
-    return json.dumps({name: values[:3] for name, values in _outputs(reply).items()})[:120]
+    return json.dumps({name: values[:3] for name, values in replies.outputs(reply.body).items()})[
+        :120
+    ]
 
 
 # ---- the verdict -----------------------------------------------------------------------------

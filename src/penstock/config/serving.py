@@ -16,6 +16,8 @@ class Serving(Block):
     """auto: the fastest call that is proven to answer as the model's own; off: its own."""
     tolerance: Annotated[float, Field(ge=0, lt=0.01)] = 0
     """How far a faster call's numbers may be from the model's own; decisions must be the same."""
+    golden_rows: Annotated[int, Field(ge=0, le=64)] = 8
+    """Evaluation rows, kept with their answers, that each start must answer again; 0: none."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the version's requests."""
     isolated: bool = False

@@ -70,7 +70,7 @@ def checks(work: Work) -> JSON:
         loaded(told)
         asked = _Asked(version, version.signature, folder, worker, evaluation)
         if _check(work, asked, loads):
-            accelerating.serve_by(work, worker, folder)
+            accelerating.serve_by(work, worker, folder, evaluation.for_columns(asked.names))
             fairness.fairness(work, evaluation)
             explaining.explain(work, asked.ask, evaluation, folder)
     return {}

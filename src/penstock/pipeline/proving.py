@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.build import checkout, pack
-from penstock.build.trust import provenance
+from penstock.build.trust import path_proof, provenance
 from penstock.build.trust.provenance import Claim
 from penstock.build.trust.signing import Keys, Signed
 from penstock.domain import JSON, Document, Version
@@ -22,6 +22,7 @@ from penstock.errors import ConflictError, PenstockError
 from penstock.ports import ArtifactStore
 from penstock.records import documents, journal, runs
 from penstock.records.database import Database
+from penstock.records.documents import FIRST_ROWS, PROOF
 
 Told = Callable[[float, str], None]
 """Told how far the work is, from 0 to 1, and what is done now."""
@@ -96,6 +97,7 @@ def proof(places: Places, version: Version, told: Told) -> list[Finding]:
         ("stored files", asked.stored),
         ("unpacked files", asked.unpacked),
         ("documents", asked.documents),
+        ("path", asked.path),
     ]
     found: list[Finding] = []
     for place, (subject, ask) in enumerate(questions):
@@ -241,6 +243,42 @@ class _Asked:
         faults += list(self._unreadable(found))
         _none(faults)
         return ", ".join(sorted(there))
+
+    def path(self) -> str:
+        """Prove how it answers: another call than its own needs a statement of its own."""
+        version, places = self.version, self.places
+        with places.database.read() as connection:
+            kept = documents.found(connection, version.model, version.number, PROOF)
+            rows = documents.found(connection, version.model, version.number, FIRST_ROWS)
+        if kept is None and version.path == "own":
+            return "its model's own call; nothing else is claimed"
+        digest = None if kept is None else kept.digest
+        stated = path_proof.proved(self.claim, digest, places.store, Keys(places.home))
+        _, run, _, attempt = stated.invocation.split("/")
+        with places.database.read() as connection:
+            results = runs.results(connection, f"run:{run}:{attempt}")
+            entries = journal.entries(
+                connection, model=version.model, most=100_000, action="version.path"
+            )
+        bodies = [json.loads(entry.body) for entry in entries]
+        journaled = {one["proof"] for one in bodies if one["number"] == version.number}
+        found = [path_proof.digest_of(one) for one in results if one.check == stated.check]
+        evidence = found[-1] if found else None
+        _same(
+            {
+                "path": (stated.path, version.path),
+                f"result of {stated.check}": (stated.evidence, evidence),
+                "document of first rows": (stated.first_rows, rows and rows.digest),
+            }
+        )
+        if digest not in journaled:
+            raise _FaultError("the journal knows no such statement of how it answers")
+        if rows is not None:
+            _none(list(self._unreadable([rows])))
+        within = f" within {stated.tolerance:g}" if stated.tolerance else ""
+        how = "its model's own call" if stated.path == "own" else f"{stated.path}, proved{within}"
+        golden = "with golden rows" if rows is not None else "no golden rows"
+        return f"{how}; evidence {stated.evidence[:12]}, {golden}"
 
     def _unreadable(self, found: list[Document]) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="penstock-", dir=self.places.home) as name:

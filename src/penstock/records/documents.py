@@ -11,7 +11,11 @@ from penstock.domain import Document
 from penstock.errors import NotFoundError
 from penstock.records.schema import document, kept_step
 
-PRIVATE = frozenset({"background"})
+PROOF = "path"
+"""The signed statement of how a version answers."""
+FIRST_ROWS = "first-rows"
+"""The rows that each start must answer as the build saw."""
+PRIVATE = frozenset({"background", FIRST_ROWS})
 """Rows of people, kept for the gateway alone: no page, no export and no API shows them."""
 
 
@@ -42,6 +46,13 @@ def documents(connection: sa.Connection, model: str, number: int) -> list[Docume
     return [Document(**row) for row in connection.execute(query).mappings()]
 
 
+def found(connection: sa.Connection, model: str, number: int, name: str) -> Document | None:
+    """Return one document; None where the version has none of this name."""
+    query = sa.select(document).where(_key(model, number, name))
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else Document(**row)
+
+
 def get(connection: sa.Connection, model: str, number: int, name: str) -> Document:
     """Return one document.
 
@@ -50,16 +61,15 @@ def get(connection: sa.Connection, model: str, number: int, name: str) -> Docume
     NotFoundError
         PS125, the version has none of this name.
     """
-    query = sa.select(document).where(_key(model, number, name))
-    row = connection.execute(query).mappings().one_or_none()
-    if row is None:
+    known = found(connection, model, number, name)
+    if known is None:
         there = ", ".join(one.name for one in documents(connection, model, number)) or "none"
         raise NotFoundError(
             "PS125",
             f'{model}@{number} has no document "{name}".',
             hint=f"It has {there}.",
         )
-    return Document(**row)
+    return known
 
 
 def keep_result(

@@ -25,7 +25,16 @@ from penstock.domain import (
 )
 from penstock.errors import ConflictError, NotFoundError
 from penstock.records.database import Change, moved
-from penstock.records.schema import LATEST, batch, deployment, rollout, route_change, version
+from penstock.records.documents import PROOF
+from penstock.records.schema import (
+    LATEST,
+    batch,
+    deployment,
+    document,
+    rollout,
+    route_change,
+    version,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +78,17 @@ def deployments(
             version.c.attestation_digest,
             version.c.config,
             version.c.path,
+            document.c.digest.label("proof"),
         )
         .join(
             version,
             (version.c.model == deployment.c.model) & (version.c.number == deployment.c.number),
+        )
+        .outerjoin(
+            document,
+            (document.c.model == deployment.c.model)
+            & (document.c.number == deployment.c.number)
+            & (document.c.name == PROOF),
         )
         .order_by(deployment.c.model, deployment.c.environment, deployment.c.number)
     )
@@ -342,6 +358,7 @@ def _deployment(row: Any) -> Deployment:
     fields["environment"] = Environment(fields["environment"])
     fields["role"] = Role(fields["role"])
     config: JSON = fields.pop("config")
-    fields["serving"] = {**(config.get("serving") or {}), "path": fields.pop("path")}
+    how = {name: fields.pop(name) for name in ("path", "proof")}
+    fields["serving"] = {**(config.get("serving") or {}), **how}
     fields["key"] = (config.get("canary") or {}).get("key")
     return Deployment(**fields)

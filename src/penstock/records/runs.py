@@ -15,6 +15,7 @@ from penstock.domain import (
     RUN_ENDED,
     RUN_MOVES,
     CheckResult,
+    Document,
     Model,
     Run,
     RunState,
@@ -23,6 +24,7 @@ from penstock.domain import (
     Version,
 )
 from penstock.errors import ConflictError, NotFoundError, UsageError
+from penstock.records import documents
 from penstock.records.database import Change, moved
 from penstock.records.schema import check_result, model, run, step, version
 
@@ -319,16 +321,18 @@ def seal(change: Change, of: Version, seal: Seal) -> None:
     )
 
 
-def answer_by(change: Change, of: Version, path: str) -> None:
-    """Note which call of a version's model answers, as the check of it found."""
+def answer_by(change: Change, of: Version, path: str, proof: Document) -> None:
+    """Note which call of a version's model answers, and keep the signed statement that says so."""
     assert of.sealed_at is not None, f"{of} is not sealed"
+    documents.add(change.connection, proof)
     change.connection.execute(
         version.update()
         .where(version.c.model == of.model, version.c.number == of.number)
         .values(path=path)
     )
     told = {"model": of.model, "number": of.number, "path": path, "before": of.path}
-    change.journal("version.path", {**told, "reason": f"answers by {path}"})
+    told |= {"proof": proof.digest, "reason": f"answers by {path}"}
+    change.journal("version.path", told)
 
 
 def begin_step(

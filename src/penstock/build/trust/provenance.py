@@ -189,7 +189,10 @@ def proved(claim: Claim, store: ArtifactStore, keys: Keys) -> Signed:
             hint="Build it anew: git commit --allow-empty, then penstock push.",
         )
     signed = keys.verify(stored(claim.attestation_digest, store))
-    wrong = [*differences(claim, signed.statement), *_too_late(signed.key, signed.statement)]
+    wrong = [
+        *differences(claim, signed.statement),
+        *too_late(signed.key, _metadata(signed.statement)),
+    ]
     if wrong:
         what = f"The attestation of {claim} is not its own: {'; '.join(wrong)}."
         raise IntegrityError("PS133", what, hint=_WAY_OUT)
@@ -246,20 +249,25 @@ def dependency_of(stated: JSON, name: str) -> JSON | None:
     return next((one for one in found if one.get("name") == name), None)
 
 
-def _too_late(key: PublicKey, stated: JSON) -> Iterator[str]:
-    """Refuse what a retired key signed for a build that ended after it was retired."""
+def too_late(key: PublicKey, metadata: JSON) -> Iterator[str]:
+    """Refuse what a retired key signed for work that ended after it was retired."""
     if key.until is None:
         return
     try:
-        finished = datetime.fromisoformat(
-            stated["predicate"]["runDetails"]["metadata"]["finishedOn"]
-        )
+        finished = datetime.fromisoformat(metadata["finishedOn"])
         late = finished > datetime.fromisoformat(key.until)
     except (KeyError, TypeError, ValueError):
         yield "it does not say when the build ended"
         return
     if late:
         yield f"the build ended after key {key.id[:12]}… was retired"
+
+
+def _metadata(stated: JSON) -> JSON:
+    try:
+        return cast("JSON", stated["predicate"]["runDetails"]["metadata"])
+    except (KeyError, TypeError):
+        return {}
 
 
 def _described(one: Source) -> JSON:

@@ -27,6 +27,7 @@ from penstock.inference.gateway.hosts import (
     Starter,
     foundations,
 )
+from penstock.inference.gateway.placed import Placed
 from penstock.inference.gateway.placing import (
     Home,
     Key,
@@ -208,7 +209,7 @@ class Fleet:
             if go is None:
                 await asyncio.sleep(_ROOM_EVERY_S)
 
-    async def place(self, deployment: Deployment) -> Path:
+    async def place(self, deployment: Deployment) -> Placed:
         """Prove a version and bring it to where its sandbox sees it."""
         pool = self._host(deployment.lock_digest).pool
         pool.mkdir(parents=True, exist_ok=True)

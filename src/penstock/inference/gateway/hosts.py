@@ -25,6 +25,7 @@ import psutil
 
 from penstock.domain import Deployment
 from penstock.inference.gateway.batching import Batch, Failure, Lane, Outcome, Ticket
+from penstock.inference.gateway.placed import Placed
 from penstock.inference.gateway.placing import Home
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.program.frames import END, FORK, UNLOAD, Reply
@@ -62,8 +63,8 @@ class Starter(Protocol):
         """
         ...
 
-    def place(self, deployment: Deployment, pool: Path) -> Path:
-        """Prove a version and show its folder in `pool`; return where it lies there."""
+    def place(self, deployment: Deployment, pool: Path) -> Placed:
+        """Prove a version and show its folder in `pool`, where it lies then."""
         ...
 
 

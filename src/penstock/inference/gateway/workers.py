@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from penstock.domain import Deployment
 from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Settle, Ticket
 from penstock.inference.gateway.breaker import Breaker, Flow
-from penstock.inference.gateway.examples import first_rows
 from penstock.inference.gateway.hosts import (
     OK,
     Child,
@@ -28,6 +27,7 @@ from penstock.inference.gateway.hosts import (
     said,
 )
 from penstock.inference.gateway.patience import PATIENCE, Usual
+from penstock.inference.gateway.placed import Placed
 from penstock.inference.gateway.placing import Home, Key, key_of
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.sizes import Size, Sizes
@@ -35,8 +35,6 @@ from penstock.inference.program.frames import LOAD, V2
 
 MAX_DEATHS = 2
 """A request in whose company so many workers died is not tried again."""
-FAULT = 500
-"""From this status on an answer says that worker or model are at fault."""
 _DEADLINES_FIRST_S = 0.1
 """So much longer than its requests' deadline a worker may take before it is killed."""
 
@@ -65,7 +63,7 @@ class Lodging(Protocol):
         """Have memory granted; NotReadyError or NoRoomError when there is none."""
         ...
 
-    async def place(self, deployment: Deployment) -> Path:
+    async def place(self, deployment: Deployment) -> Placed:
         """Prove a version and bring it to where its sandbox sees it."""
         ...
 
@@ -429,10 +427,10 @@ class Seat:
         await self._fleet.room(self)
         self._fleet.hold(self.home)
         try:
-            folder = await self._fleet.place(self.worker.deployment)
-            child = await self._fleet.child(self.home, folder)
+            placed = await self._fleet.place(self.worker.deployment)
+            child = await self._fleet.child(self.home, placed.folder)
             self.slot = child.new_slot()
-            gone = await self._loaded(child, str(folder))
+            gone = await self._loaded(child, placed)
             if gone is None:
                 gone = await self._serve(child, began_s)
         finally:
@@ -457,41 +455,41 @@ class Seat:
             await child.unseat(self, last=not self._fleet.is_shared(self.home))
         return child.gone.result() if child.gone.done() else None
 
-    async def _loaded(self, child: Child, folder: str) -> Gone | None:
+    async def _loaded(self, child: Child, placed: Placed) -> Gone | None:
         """Load the version, or leave the process as it was."""
         try:
-            return await self._load(child, folder)
+            return await self._load(child, placed)
         except BaseException:  # interrupted, too: the order may be on its way
             if self._fleet.is_shared(self.home):
                 self._fleet.see_off(child.unseat(self, last=False))
             raise
 
-    async def _load(self, child: Child, folder: str) -> Gone | None:
+    async def _load(self, child: Child, placed: Placed) -> Gone | None:
         """Load and warm the version; NotReadyError when that fails and the process lives on."""
         deployment, settings = self.worker.deployment, self.worker.settings
         limit_s = settings.start_timeout_s
         if self._fleet.is_shared(self.home):
             limit_s = min(limit_s, settings.shared_load_s)
-        asked = {
-            "slot": self.slot,
-            "folder": folder,
-            "path": deployment.serving.get("path") or "own",
-        }
+        asked = {"slot": self.slot, "folder": str(placed.folder), "path": placed.path}
         async with child.loading:
             before_bytes, began_s = anonymous_bytes(child.pid), self._loop.time()
             order = json.dumps(asked).encode()
             answer = await child.order(LOAD, order, slot=self.slot, limit_s=limit_s)
             hindrance = "The worker cannot serve" if answer.status != OK else ""
-            for body, sure in () if hindrance else first_rows(deployment.signature):
-                answer = await child.order(V2, body, slot=self.slot, limit_s=limit_s)
-                if answer.status >= FAULT and sure:
-                    hindrance = "Its first answer was an error"
+            for first in () if hindrance else placed.asked_first(deployment):
+                answer = await child.order(V2, first.body, slot=self.slot, limit_s=limit_s)
+                if isinstance(answer, Failure):
+                    break
+                hindrance = first.hindrance(answer.status, answer.body)
+                if hindrance:
+                    break
             grown = max(anonymous_bytes(child.pid) - before_bytes, 0)
             took_s = self._loop.time() - began_s
         if isinstance(answer, Failure):  # the process, not the version, has the last word
             return await child.gone
         if hindrance:
-            raise NotReadyError(f"{hindrance}: {said(answer)}")
+            why = f": {said(answer)}" if answer.status != OK else ""
+            raise NotReadyError(f"{hindrance}{why}")
         self._fleet.sizes.learn(deployment.artifact_digest, Size(grown, took_s))
         return None
 
