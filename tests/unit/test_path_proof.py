@@ -174,7 +174,8 @@ def test_a_path_without_a_statement_of_its_own_does_not_serve_but_the_own_call_d
 
 def test_a_statement_that_lacks_something_proves_nothing_and_says_what(home: Home) -> None:
     claim = home.version()
-    for predicate in ({}, {"result": "PASSED", "configuration": []}, {"result": "PASSED"}):
+    lacking: list[Any] = [{}, {"result": "PASSED", "configuration": []}, {"result": "PASSED"}]
+    for predicate in lacking:
         digest = signed(home, claim, predicate=predicate)
         with pytest.raises(IntegrityError) as refused:
             path_proof.proved(claim, digest, home.store, home.keys)
