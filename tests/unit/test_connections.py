@@ -380,3 +380,25 @@ def test_a_caller_who_does_not_read_is_given_up_and_its_memory_with_it(
         served.until(lambda: len(server.server_state.connections) <= 1)
 
     assert served.ask().status_code == 200
+
+
+def test_a_head_that_was_good_once_is_no_pass_for_another(served: Rig) -> None:
+    good = request()
+    bad = [
+        good.replace(b"Host: localhost", b"Host: example.org"),
+        good.replace(b"Host: localhost", b"Host: localhost\r\nOrigin: https://example.org"),
+        good.replace(b"Host: localhost", b"Host: localhost\r\nContent-Encoding: gzip"),
+        good.replace(b"Host: localhost", b"Host: localhost\r\nPenstock-Deadline-Ms: soon"),
+        good.replace(b"Host: localhost", b"Host: localhost\r\nContent-Type: text/plain"),
+        good.replace(b"POST", b"DELETE"),
+        good.replace(b"Length: 2", b"Length: 3000000"),
+    ]
+    with connect(served) as connection:
+        connection.sendall(b"".join((good, *(each + good for each in bad[:-1]))))
+        found = [status for status, _, _ in answers(connection, 2 * len(bad) - 1)]
+    with connect(served) as connection:
+        connection.sendall(good + bad[-1] + b" " * 2_999_998)
+        ((first, _, _), (last, _, _)) = answers(connection, 2)
+
+    assert found == [200, 403, 200, 403, 200, 415, 200, 400, 200, 415, 200, 405, 200]
+    assert (first, last) == (200, 413)

@@ -30,6 +30,7 @@ from penstock.inference.gateway.grpc_service import GrpcServer
 from penstock.inference.gateway.handover import Word
 from penstock.inference.gateway.hosts import Starter, resident_bytes
 from penstock.inference.gateway.metadata import (
+    IndexRequest,
     model_index,
     model_metadata,
     server_metadata,
@@ -40,17 +41,22 @@ from penstock.inference.gateway.predictions import Predictions
 from penstock.inference.gateway.questions import (
     Question,
     Told,
+    customer_of,
     not_ready,
     unknown_model,
     unknown_version,
-    wishes,
+    within_s,
 )
 from penstock.inference.gateway.reading import (
     LOOPBACK,
     Admitted,
+    Head,
     Headers,
+    Heads,
+    Understood,
     check_caller,
     form_of,
+    head_of,
     size_of,
     too_large,
 )
@@ -72,13 +78,6 @@ SERVES = frozenset({Role.CHAMPION, Role.CHALLENGER})
 """Whose start is waited for."""
 
 _logger = logging.getLogger(__name__)
-
-
-class IndexRequest(msgspec.Struct):
-    """What may be said of the versions that an index shall have."""
-
-    ready: bool = False
-    """Whether only those that answer are wanted."""
 
 
 _FIXED = {
@@ -138,6 +137,7 @@ class Gateway:
         self._routes_error = ""
         self._started: Predictions | None = None
         self._loops: list[asyncio.Task[None]] = []
+        self._heads = Heads()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grpc: GrpcServer | None = None
 
@@ -171,12 +171,18 @@ class Gateway:
         RefusedError
             The caller, the path, the method or the form is none of ours, or there is no room.
         """
-        path, call = called(target)
+        head = head_of(method, target, headers)
         try:
-            return self._admit(method, path, call, headers)
+            call, form, within = self._heads.get(head) or self._understand(head, headers)
+            if form is None:
+                return Admitted(call)
+            size = size_of(headers, self._settings.body_bytes)
+            self._predictions.room.take(size)
         except RefusedError as error:
+            path, _ = called(target)
             error.kind = INVOCATIONS if path.endswith("/invocations") else V2
             raise
+        return Admitted(call, form, customer_of(headers.get(b"penstock-key")), within, size)
 
     def leave(self, admitted: Admitted) -> None:
         """Give the place of a request back; it has its answer, or nobody waits for one."""
@@ -195,7 +201,7 @@ class Gateway:
                 call.model or self._only_model(call.environment),
                 call.number,
                 form.kind,
-                form.body(body),
+                body if form.head is None else form.body(body),
                 form.wants,
                 admitted.customer,
                 admitted.within_s,
@@ -323,7 +329,9 @@ class Gateway:
         self._predictions.serve(routes)
         self._predictions.fleet.match(deployments)
 
-    def _admit(self, method: bytes, path: str, call: Call | None, headers: Headers) -> Admitted:
+    def _understand(self, head: Head, headers: Headers) -> Understood:
+        method, target = head[0] or b"", head[1] or b""
+        path, call = called(target)
         check_caller(headers, self._hosts)
         if call is None:
             what = f"There is no {path[:200]} here."
@@ -337,11 +345,12 @@ class Gateway:
                 headers=((b"allow", ", ".join(call.methods).encode()),),
             )
         if call.action is Action.INDEX or call.methods[0] != "POST":
-            return Admitted(call)
-        form, said = form_of(call.action, headers), wishes(headers)
-        size = size_of(headers, self._settings.body_bytes)
-        self._predictions.room.take(size)
-        return Admitted(call, form, *said, size)
+            understood = Understood(call)
+        else:
+            within = within_s(headers.get(b"penstock-deadline-ms"))
+            understood = Understood(call, form_of(call.action, headers), within)
+        self._heads.keep(head, understood)
+        return understood
 
     async def _explain(self, call: Call, body: bytes) -> Answer:
         assert self._explaining is not None, "made at the start"

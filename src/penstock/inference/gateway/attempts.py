@@ -18,6 +18,7 @@ from penstock.inference.prediction_log.segments import Entry
 from penstock.inference.prediction_log.segments import Outcome as Logged
 from penstock.inference.program.frames import Reply
 
+_ANSWERED, _FAILED = Logged.ANSWERED, Logged.FAILED
 SHED = "PS505"
 _NOT_LOGGED: Header = (b"penstock-logged", b"no")
 """In place of the prediction id: no row stands behind it, for the disk takes none."""
@@ -34,8 +35,8 @@ class Version:
     """
 
     __slots__ = (
-        "attempt_s", "cache_bytes", "deadline_s", "deployment", "key", "name", "pace", "where",
-        "worker_key",
+        "attempt_s", "cache_bytes", "deadline_s", "deployment", "key", "name", "pace", "role",
+        "where", "worker_key",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +46,7 @@ class Version:
         self.where = (deployment.environment.value, deployment.model)
         self.key = (*self.where, deployment.number)
         self.worker_key = key_of(deployment)
+        self.role = deployment.role.value
         self.name = f"{deployment.model}@{deployment.number}"
         self.deadline_s = settings.deadline_of(deployment.serving)
         self.attempt_s = settings.attempt_of(deployment)
@@ -97,17 +99,16 @@ class Pending(Ticket):
             self.among = None
 
 
-def entries(ticket: Pending, outcome: Outcome) -> tuple[Entry, ...]:
-    """Return the log's entries for an answer, the failed attempt before it first."""
+def enter(entries: list[Entry], ticket: Pending, outcome: Outcome) -> list[Entry]:
+    """Add the log's entries for an answer, the failed attempt before it first."""
     if ticket.instead_of is None:
-        failed = outcome.status >= 500
-        return (_entry(ticket, outcome, Logged.FAILED if failed else Logged.ANSWERED),)
+        entries.append(_entry(ticket, outcome, _FAILED if outcome.status >= 500 else _ANSWERED))
+        return entries
     first, refusal = ticket.instead_of
     failed = refusal.status >= 500 or outcome.status < 400
-    return (
-        _entry(first, refusal, Logged.FAILED if failed else Logged.DISMISSED),
-        _entry(ticket, outcome, Logged.FALLBACK),
-    )
+    entries.append(_entry(first, refusal, _FAILED if failed else Logged.DISMISSED))
+    entries.append(_entry(ticket, outcome, Logged.FALLBACK))
+    return entries
 
 
 def _entry(ticket: Pending, outcome: Outcome, logged: Logged) -> Entry:

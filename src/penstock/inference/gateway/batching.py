@@ -135,12 +135,12 @@ class Backlog:
         Rows are a guess: the bodies are not read here.
         """
         batch: list[Ticket] = []
-        size, rows = 0, 0.0
+        size, rows, guesses = 0, 0.0, self._bodies.most * max_requests > max_rows
         while self._waiting and len(batch) < max_requests:
             ticket = self._waiting[0]
             if not ticket.ended:
                 length = len(ticket.body)
-                rows += self._bodies.guess(ticket.kind, length)
+                rows += self._bodies.guess(ticket.kind, length) if guesses else 1
                 if batch and (ticket.alone or size + length > max_bytes or rows > max_rows):
                     break
                 batch.append(ticket)
@@ -157,7 +157,8 @@ class Backlog:
     def learn(self, answered: Sequence[tuple[Ticket, Outcome]]) -> None:
         """Take in how many rows the bodies of a batch had."""
         for ticket, outcome in answered:
-            if isinstance(outcome, Reply):  # of none where it is an error
+            # Of none where it is an error; one row is what is thought while nothing is known.
+            if isinstance(outcome, Reply) and (outcome.rows > 1 or self._bodies.most > 1):
                 self._bodies.learn(ticket.kind, len(ticket.body), outcome.rows)
 
     def clear(self) -> list[Ticket]:

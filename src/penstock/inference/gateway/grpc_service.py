@@ -23,7 +23,7 @@ from penstock.inference.gateway.answers import Answer, RefusedError, refused
 from penstock.inference.gateway.batching import Failure
 from penstock.inference.gateway.oip_messages import CONTENTS, METHODS, SERVICE, messages
 from penstock.inference.gateway.paths import Action, Call
-from penstock.inference.gateway.questions import Question, wishes
+from penstock.inference.gateway.questions import Question, customer_of, within_s
 from penstock.inference.program import tensors
 from penstock.inference.program.frames import BINARY_MEDIA, V2_BINARY
 
@@ -278,11 +278,12 @@ def _said(context: Any) -> _Said:
     """Return what the metadata says; the caller's deadline is gRPC's own."""
     metadata: Sequence[tuple[str, str | bytes]] = context.invocation_metadata() or ()
     sent = {n.encode(): v if isinstance(v, bytes) else v.encode() for n, v in metadata}
-    customer, within_s = wishes(sent)
+    customer = customer_of(sent.get(b"penstock-key"))
+    wished_s = within_s(sent.get(b"penstock-deadline-ms"))
     left_s: float | None = context.time_remaining()
     test = sent.get(b"penstock-environment") == Environment.TEST.value.encode()
     environment = Environment.TEST if test else Environment.PRODUCTION
-    return _Said(environment, customer, min(within_s, inf if left_s is None else left_s))
+    return _Said(environment, customer, min(wished_s, inf if left_s is None else left_s))
 
 
 def _metadata(answer: Answer) -> tuple[tuple[str, str], ...]:

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from penstock import __version__
 from penstock.inference.gateway.routing import ModelRoutes
 from penstock.inference.gateway.workers import State, Worker
 
 EXTENSIONS = ("binary_tensor_data", "model_repository_index")
 """What is there beyond the protocol, by the names that others gave it."""
+
+
+class IndexRequest(msgspec.Struct):
+    """What may be said of the versions that an index shall have."""
+
+    ready: bool = False
+    """Whether only those that answer are wanted."""
 
 
 def server_metadata() -> dict[str, Any]:

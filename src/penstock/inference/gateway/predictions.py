@@ -56,6 +56,8 @@ class _Served(NamedTuple):
 
     routes: ModelRoutes
     versions: dict[int, Version]
+    alone: Version | None
+    """The champion, where no challenger is beside it."""
     generation: int
 
 
@@ -115,7 +117,9 @@ class Predictions:
             )
             for number, deployment in routes.running.items()
         }
-        return _Served(routes, versions, routes.generation)
+        champion = routes.champion if routes.challenger is None else None
+        alone = None if champion is None else versions[champion.number]
+        return _Served(routes, versions, alone, routes.generation)
 
     def ask(self, question: Question, told: Told) -> None:
         """Have one question answered within the deadline.
@@ -205,7 +209,7 @@ class Predictions:
             status = outcome.status
             # What the champion says to it decides what a challenger's refusal was: logged then.
             if not (ticket.quiet or (ticket.has_fallback and status >= 400)):
-                entries += attempts.entries(ticket, outcome)
+                attempts.enter(entries, ticket, outcome)
             if not ticket.quiet:
                 took_s = now_s - ticket.arrived_s
                 self.figures.add(ticket.version.key, took_s, failed=status >= 500, now_s=now_s)
@@ -234,21 +238,22 @@ class Predictions:
         return self.log.append(*key, entries)
 
     def _draw(self, question: Question, served: _Served, place: int, now: datetime) -> Pending:
-        routes = served.routes
-        bucket = _bucket(question, routes)
-        deployment = self._choose(question, routes, now, bucket)
-        role = EXPLICIT if question.number is not None else deployment.role.value
+        version, bucket = served.alone, NO_BUCKET
+        if question.number is not None or version is None or not self._is_ready(version):
+            bucket = _bucket(question, served.routes)
+            chosen = self._choose(question, served.routes, now, bucket)
+            version = served.versions[chosen.number]
         ticket = Pending(
             question.kind, b"%s-%x" % (self._prefix, place), question.body, self._ended
         )
         ticket.wants = question.wants
-        ticket.version = served.versions[deployment.number]
-        ticket.deployment = deployment
-        ticket.role = role
+        ticket.version = version
+        ticket.deployment = version.deployment
+        ticket.role = role = EXPLICIT if question.number is not None else version.role
         ticket.arrived_s = time.monotonic()
         ticket.generation = served.generation
         if role == _CHALLENGER:
-            ticket.has_fallback = self._champion(routes) is not None
+            ticket.has_fallback = self._champion(served.routes) is not None
         ticket.within_s = question.within_s
         ticket.bucket = bucket
         ticket.place = place
@@ -276,14 +281,17 @@ class Predictions:
         ticket.end_s = limit_s = ticket.arrived_s + within_s
         if ticket.has_fallback:
             limit_s = ticket.arrived_s + min(version.attempt_s, within_s / 2)
-        self._attempt(ticket, limit_s)
+        if version.cache_bytes:
+            self._attempt(ticket, limit_s)
+        else:
+            self._try(ticket, limit_s)
 
     def _second(self, first: Pending, outcome: Outcome) -> bool:
         """Ask the champion in the challenger's place; False when there is none."""
         served = self._served.get(first.version.where)
         champion = None if served is None else self._champion(served.routes)
         if served is None or champion is None:
-            first.logged = self._log(first.version, [*attempts.entries(first, outcome)])
+            first.logged = self._log(first.version, attempts.enter([], first, outcome))
             return False
         second = Pending(first.kind, first.id, first.body, self._ended)
         second.wants = first.wants
@@ -375,6 +383,11 @@ class Predictions:
         deployment = copy.version.deployment
         worker = self.fleet.find(copy.version.worker_key)
         return worker is not None and self.fleet.is_ready(deployment) and worker.submit(copy)
+
+    def _is_ready(self, version: Version) -> bool:
+        """Whether a version that is no challenger takes requests."""
+        worker = self.fleet.find(version.worker_key)
+        return worker is not None and worker.accepts
 
     def _champion(self, routes: ModelRoutes) -> Deployment | None:
         champion = routes.champion

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
@@ -35,21 +35,23 @@ class Question(NamedTuple):
     """The caller's own deadline; one later than the version's changes nothing."""
 
 
-def wishes(headers: Mapping[bytes, bytes]) -> tuple[str | None, float]:
-    """Return what a caller says of a request: whose it is, and how many seconds it may take.
+def customer_of(said: bytes | None) -> str | None:
+    """Return whose a request is, where the header ``penstock-key`` says so."""
+    return None if said is None else customer(said.decode("utf-8", "replace"))
+
+
+def within_s(said: bytes | None) -> float:
+    """Return how many seconds a request may take, by the header ``penstock-deadline-ms``.
 
     Raises
     ------
     RefusedError
-        PS547: the deadline is no number of milliseconds.
+        PS547: that is no number of milliseconds.
     """
-    key = headers.get(b"penstock-key")
-    said = headers.get(b"penstock-deadline-ms")
     if said is not None and not (said.isdigit() and int(said[:10]) > 0):
         what = f"Penstock-Deadline-Ms is {said.decode('latin-1')[:40]!r}, no time."
         raise RefusedError(Failure(400, "PS547", what, "Send whole milliseconds, from 1 on."))
-    within_s = inf if said is None else int(said[:10]) / 1000
-    return (None if key is None else customer(key.decode("utf-8", "replace"))), within_s
+    return inf if said is None else int(said[:10]) / 1000
 
 
 def unknown_model(model: str, environment: Environment) -> Failure:

@@ -43,6 +43,8 @@ _TABLES = {
     ARROW_STREAM: ARROW,
 }
 _HEAD = b"inference-header-content-length"
+_KEPT_BYTES = 500
+_KEPT = 1000
 
 
 class Form(NamedTuple):
@@ -63,6 +65,38 @@ class Form(NamedTuple):
             hint = "Let Inference-Header-Content-Length be the length of the JSON in bytes."
             raise RefusedError(Failure(400, "PS535", what, hint))
         return WORD.pack(self.head) + sent
+
+
+Head = tuple[bytes | None, ...]
+
+
+class Heads(dict[Head, "Understood"]):
+    """What heads were found to ask for: those of one caller are the same again and again."""
+
+    def keep(self, head: Head, understood: Understood) -> None:
+        """Remember one; a long one is none that comes again."""
+        if sum(len(part) for part in head if part is not None) < _KEPT_BYTES:
+            if len(self) >= _KEPT:
+                self.clear()
+            self[head] = understood
+
+
+def head_of(method: bytes, target: bytes, headers: Headers) -> Head:
+    """Return the parts of a head that decide, but for the body's length and whose it is."""
+    get = headers.get
+    return (
+        method, target, get(b"host"), get(b"origin"), get(b"content-type"), get(b"accept"),
+        get(b"content-encoding"), get(_HEAD), get(b"penstock-deadline-ms"),
+    )  # fmt: skip
+
+
+class Understood(NamedTuple):
+    """What a head asks for."""
+
+    call: Call
+    form: Form | None = None
+    """None where nothing is predicted."""
+    within_s: float = inf
 
 
 class Admitted(NamedTuple):

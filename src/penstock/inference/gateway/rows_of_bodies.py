@@ -15,12 +15,15 @@ class RowsOfBodies:
     """Bytes a row of one version, by kind and length of a body."""
 
     def __init__(self) -> None:
+        self.most = 1
+        """The most rows that a body had."""
         self._bytes_a_row: dict[tuple[int, int], float] = {}
 
     def learn(self, kind: int, size: int, rows: int) -> None:
         """Take in what a reply said about a body of `size` bytes."""
         if rows < 1:
             return
+        self.most = max(self.most, rows)
         place = kind, size.bit_length()
         now = size / rows
         before = self._bytes_a_row.get(place, now)

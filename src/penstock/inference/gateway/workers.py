@@ -153,10 +153,9 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether requests travel."""
-        if not self._leaving:
-            for seat in self.seats.values():  # a loop: asked for every request
-                if seat.child is not None:
-                    return True
+        for seat in self.seats.values():  # a loop: asked for every request
+            if seat.child is not None:
+                return not self._leaving
         return False
 
     @property
@@ -183,8 +182,9 @@ class Worker:
         """Let a request wait for the version; False when too much waits already."""
         if not self.backlog.push(ticket):
             return False
-        self.used_s = time.monotonic()
-        self.want()
+        if not self.wanted or len(self.backlog) == 1:  # else who waits has woken whom it needs
+            self.used_s = time.monotonic()
+            self.want()
         return True
 
     def want(self) -> None:
