@@ -94,7 +94,7 @@ def test_a_stretch_that_is_put_off_waits_its_time(rig: Rig) -> None:
     rig.finish("later")
 
     assert waiting == {"later": "waiting"}
-    assert due_s - 0.01 <= started_s[0] < due_s + 5
+    assert due_s - 0.01 <= started_s[0] < due_s + 15
 
 
 def test_stretches_of_one_partition_run_one_after_another(rig: Rig) -> None:
@@ -280,7 +280,7 @@ def test_a_command_appends_to_its_log_and_tells_its_exit_code(rig: Rig, tmp_path
 def test_a_command_over_its_time_is_killed_with_its_whole_group(rig: Rig, tmp_path: Path) -> None:
     log = tmp_path / "build-train.log"
 
-    end = shell(rig, "sleep 1000 & echo $!; wait", log, timeout_s=0.5)
+    end = shell(rig, "sleep 1000 & echo $!; wait", log, timeout_s=2)
 
     assert end == Finished(-signal.SIGKILL, timed_out=True)
     eventually(lambda: not alive(int(log.read_text())))

@@ -59,7 +59,8 @@ class Process:
             return False
 
     def ask(self, seconds: float = 0) -> int:
-        asked = {"do": "sleep", "seconds": seconds}
+        """Ask for a sleep; a file `asked` tells that it has begun."""
+        asked = {"do": "sleep", "seconds": seconds, "marker": str(self.folder / "asked")}
         return httpx.post(self.url + "/v2/models/m/infer", json=asked).status_code
 
 
@@ -76,10 +77,10 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 def test_a_gateway_told_to_end_answers_what_is_in_flight_and_returns(process: Process) -> None:
     statuses: list[int] = []
+    workers = httpx.get(process.url + "/penstock/workers").json()
     caller = threading.Thread(target=lambda: statuses.append(process.ask(1.0)))
     caller.start()
-    workers = httpx.get(process.url + "/penstock/workers").json()
-    threading.Event().wait(0.3)
+    Rig.until((process.folder / "asked").exists)
 
     process.popen.send_signal(signal.SIGTERM)
     process.popen.wait(20)

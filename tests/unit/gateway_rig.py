@@ -11,11 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -135,6 +136,26 @@ class Rig:
         """Ask all at once, each from a caller of its own."""
         with ThreadPoolExecutor(max_workers=max(len(each), 1)) as pool:
             return [asked.result() for asked in [pool.submit(self.ask, **one) for one in each]]
+
+    @contextmanager
+    def busy(
+        self, path: str = "/v2/models/m/infer", **asked: Any
+    ) -> Generator[Future[httpx.Response]]:
+        """Have a request in a worker's hands from the first line of the block to its last."""
+        begun, until = (self.folder / f"{word} {uuid4()}" for word in ("begun", "until"))
+        body = {"do": "hold", "marker": str(begun), "until": str(until), **asked}
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            answer = pool.submit(self.client.post, self.url + path, json=body, timeout=60)
+            try:
+                self.until(begun.exists)
+                yield answer
+            finally:
+                until.touch()
+
+    def requests_held(self) -> int:
+        """Count the requests that are in the gateway now."""
+        gateway: Any = self.server.config.app
+        return gateway._predictions.room.requests
 
     def workers(self) -> dict[int, dict[str, Any]]:
         """Map each version's number to what the gateway says about its worker."""

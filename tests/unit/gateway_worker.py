@@ -49,10 +49,8 @@ def obey(  # noqa: C901  one line for each thing that a request may want
         os._exit(9)
     if do == "keep":
         leaked.append(b"x" * asked["bytes"])
-    if do == "sleep":
-        if "marker" in asked:
-            Path(asked["marker"]).touch()
-        time.sleep(asked["seconds"])
+    if do in {"sleep", "hold"}:
+        take_time(asked)
     if do == "garbage":
         connection.sendall(struct.pack("<I", 4) + b"\xff\xff\xff\xff")
         time.sleep(60)
@@ -64,6 +62,15 @@ def obey(  # noqa: C901  one line for each thing that a request may want
     if do == "answer":
         return asked["status"], {"error": "as told"}
     return 200, {}
+
+
+def take_time(asked: dict[str, Any]) -> None:
+    """Touch a file at the start when told to; then sleep, or wait until another file is there."""
+    if "marker" in asked:
+        Path(asked["marker"]).touch()
+    time.sleep(asked.get("seconds", 0))
+    while "until" in asked and not Path(asked["until"]).exists():
+        time.sleep(0.005)
 
 
 def reply(part: bytes, versions: dict[int, int], size: int, connection: socket.socket) -> bytes:

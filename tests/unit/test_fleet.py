@@ -4,9 +4,9 @@ import json
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -309,25 +309,16 @@ def test_a_host_that_is_killed_comes_back_with_all_its_versions(rig: Rig) -> Non
 
 def test_several_processes_share_the_requests_of_a_version(rig: Rig) -> None:
     rig.serve_these([version(1, serving={"workers": 2})])
-    slow: list[dict[str, Any]] = [{"do": "sleep", "seconds": 0.2}] * 2
 
-    first = rig.ask_many(slow[:1])
-    began_s = time.monotonic()
-    threads = [threading.Thread(target=rig.ask, kwargs=each) for each in slow]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.05)
-    for thread in threads:
-        thread.join()
-    took_s = time.monotonic() - began_s
+    with rig.busy() as one, rig.busy() as other:
+        pass  # both were in a worker's hands at one time
 
     with load(rig, "/v2/models/m/infer") as statuses:
         os.kill(rig.pid(1), signal.SIGKILL)
         rig.until(lambda: rig.workers()[1]["restarts"] == 1)
         rig.until(lambda: rig.placed == [1, 1, 1])
 
-    assert first[0].status_code == 200
-    assert took_s < 0.39
+    assert one.result().json()["pid"] != other.result().json()["pid"]
     assert statuses.keys() == {200}
 
 
@@ -368,24 +359,14 @@ def test_a_version_whose_processes_keep_dying_is_tried_by_one_request_at_a_time(
             rig.until(lambda: rig.states()[1] in {"ready", "failed"})
         rig.until(lambda: rig.states() == {1: "ready"})
 
-        def sizes(first: dict[str, Any]) -> list[int]:
-            asked = [first, *({"n": n} for n in range(8))]
-            threads: list[int] = []
+        def sizes() -> list[int]:
+            with ThreadPoolExecutor(8) as pool, rig.busy("/v2/models/m1/infer") as first:
+                asked = [pool.submit(ask, rig, 1, n=n) for n in range(8)]
+                rig.until(lambda: rig.requests_held() == 9)
+            return [one.result().json()["batch"] for one in (first, *asked)]
 
-            def one(body: dict[str, Any]) -> None:
-                with httpx.Client() as client:
-                    answer = client.post(rig.url + "/v2/models/m1/infer", json=body, timeout=20)
-                    threads.append(answer.json()["batch"])
-
-            callers = [threading.Thread(target=one, args=[body]) for body in asked]
-            for caller in callers:
-                caller.start()
-            for caller in callers:
-                caller.join()
-            return threads
-
-        assert min(sizes({"do": "sleep", "seconds": 0.3})) == 1
-        assert max(sizes({"do": "sleep", "seconds": 0.3})) > 1
+        assert min(sizes()) == 1
+        assert max(sizes()) > 1
 
 
 def test_large_requests_of_one_version_let_small_ones_of_another_in_between(
@@ -395,24 +376,18 @@ def test_large_requests_of_one_version_let_small_ones_of_another_in_between(
         rig.serve_these(models(1, 2))
         ended: list[int] = []
 
-        def one(number: int, seconds: float, pad: str) -> None:
-            with httpx.Client() as client:
-                body = {"do": "sleep", "seconds": seconds, "pad": pad}
-                client.post(f"{rig.url}/v2/models/m{number}/infer", json=body, timeout=20)
-                ended.append(number)
+        def one(number: int, pad: str) -> None:
+            ask(rig, number, do="sleep", seconds=0.05, pad=pad)
+            ended.append(number)
 
-        first = threading.Thread(target=one, args=[1, 1.5, ""])
-        first.start()
-        time.sleep(0.2)  # it is in the process's hands, and the others queue up
-        large = [threading.Thread(target=one, args=[1, 0.05, "x" * 100]) for _ in range(10)]
-        small = threading.Thread(target=one, args=[2, 0.05, ""])
-        for caller in [*large, small]:
-            caller.start()
-        for caller in [first, *large, small]:
-            caller.join()
+        with ThreadPoolExecutor(max_workers=11) as pool, rig.busy("/v2/models/m1/infer"):
+            for _ in range(10):
+                pool.submit(one, 1, "x" * 100)
+            pool.submit(one, 2, "")
+            rig.until(lambda: rig.requests_held() == 12)
 
-        assert len(ended) == 12
-        assert ended.index(2) < 6
+        assert len(ended) == 11
+        assert ended.index(2) < 5
 
 
 def test_many_versions_are_loaded_one_after_the_other_and_who_is_asked_for_first(

@@ -5,10 +5,10 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -86,12 +86,13 @@ def test_the_split_sends_each_arm_its_share(rig: Rig) -> None:
 def test_requests_that_come_together_share_a_frame_and_get_their_own_answers(
     served: Rig,
 ) -> None:
-    first: list[dict[str, Any]] = [{"do": "sleep", "seconds": 0.3, "n": -1}]
+    with ThreadPoolExecutor(max_workers=30) as pool, served.busy(n=-1) as first:
+        asked = [pool.submit(served.ask, n=n) for n in range(30)]
+        served.until(lambda: served.requests_held() == 31)
+    answers = [one.result().json() for one in (first, *asked)]
 
-    answers = served.ask_many(first + [{"n": n} for n in range(30)])
-
-    assert [answer.json()["n"] for answer in answers] == [-1, *range(30)]
-    assert max(answer.json()["batch"] for answer in answers) > 10
+    assert [answer["n"] for answer in answers] == [-1, *range(30)]
+    assert max(answer["batch"] for answer in answers) > 10
 
 
 def test_a_lease_that_runs_out_gives_the_champion_all_traffic(rig: Rig) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from penstock.domain import Deployment, Role
@@ -85,7 +83,7 @@ def test_a_shadow_that_dies_fails_or_hangs_costs_no_caller_anything(
         rig.until(lambda: bool(copies(rig)))
 
         assert statuses == [200] * 5
-        assert took_s < 1.0
+        assert took_s < 4  # whoever waits for the shadow waits 1 s, five times
         assert {entry.outcome for entry in copies(rig)} == {Outcome.FAILED}
         assert all(e.outcome is Outcome.ANSWERED for e in rig.log() if e.role == "champion")
 
@@ -120,17 +118,10 @@ def test_copies_wait_while_callers_are_many(
     monkeypatch.setattr(shadowing, "QUIET", 0)
     rig.serve_these([*shadowed(), version(2, model="other", serving={"isolated": True})])
 
-    def slow() -> None:
-        asked = {"do": "sleep", "seconds": 3, "marker": str(tmp_path / "asked")}
-        httpx.post(rig.url + "/v2/models/other/infer", json=asked, timeout=20)
-
-    other = threading.Thread(target=slow)
-    other.start()
-    rig.until((tmp_path / "asked").exists)
-    rig.ask(n=1)
-    time.sleep(0.1)
-    during = len(copies(rig))
-    other.join()
+    with rig.busy("/v2/models/other/infer"):
+        rig.ask(n=1)
+        time.sleep(0.1)
+        during = len(copies(rig))
     rig.until(lambda: len(copies(rig)) == 1)
 
     assert during == 0

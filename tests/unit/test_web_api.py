@@ -373,12 +373,12 @@ def test_ten_thousand_models_are_one_page_of_a_hundred(home: House) -> None:
             sa.insert(model),
             [{"name": f"x-{n:05}", "created_at": home.now} for n in range(9_999)],
         )
-    began = time.monotonic()
+    began = time.process_time()
 
     told = data(home, "/api/models")
 
     assert (len(told["models"]), told["total"]) == (100, 10_000)
-    assert time.monotonic() - began < 5  # the bound that matters is measured in bench
+    assert time.process_time() - began < 5  # the bound that matters is measured in bench
 
 
 # ---- experiments ----
