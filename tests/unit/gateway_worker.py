@@ -35,9 +35,7 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return received
 
 
-def obey(  # noqa: C901  one line for each thing that a request may want
-    asked: dict[str, Any], connection: socket.socket
-) -> tuple[int, dict[str, Any]]:
+def obey(asked: dict[str, Any], connection: socket.socket) -> tuple[int, dict[str, Any]]:
     do = asked.get("do")
     if do == "die" or (do == "die once" and not Path(asked["marker"]).exists()):
         if do == "die once":

@@ -10,7 +10,6 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 
 from penstock.domain import Environment, Role
@@ -328,13 +327,13 @@ def test_a_version_that_leaves_the_routes_is_ended_after_its_last_answer(rig: Ri
     rig.serve_these([version(1), version(2, Role.WARM, 0, serving={"isolated": True})])
     process = Path("/proc", str(rig.pid(2)))
 
-    with httpx.Client() as other:
+    with rig.busy("/v2/models/m/versions/2/infer") as asked:
         rig.deployments = [version(1)]
-        answer = other.post(
-            rig.url + "/v2/models/m/versions/2/infer", json={"do": "sleep", "seconds": 0.6}
-        )
+        rig.until(lambda: rig.get("/v2/models/m/versions/2").status_code == 404)
+        was_there = process.exists()
 
-    assert answer.json()["number"] == 2
+    assert was_there
+    assert asked.result().json()["number"] == 2
     rig.until(lambda: set(rig.workers()) == {1})
     rig.until(lambda: not process.exists())
     assert rig.states() == {1: "ready"}

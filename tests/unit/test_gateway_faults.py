@@ -184,22 +184,19 @@ def test_a_champions_own_refusal_is_no_error(served: Rig) -> None:
     assert arms(served) == {"champion": ArmCount(1, 0, 0)}
 
 
-def test_a_challenger_killed_with_requests_in_its_hands_costs_none(rig: Rig) -> None:
+def test_a_challenger_killed_with_requests_in_its_hands_costs_none(
+    rig: Rig, tmp_path: Path
+) -> None:
     rig.serve_these(canary(50))
-    statuses: list[int] = []
+    begun, never = tmp_path / "begun", tmp_path / "never"
+    held = {"do": "hold", "on": [2], "marker": str(begun), "until": str(never)}
 
-    def ask() -> None:
-        answers = rig.ask_many([{"n": n} for n in range(40)])
-        statuses.extend(answer.status_code for answer in answers)
+    with ThreadPoolExecutor(max_workers=40) as pool:
+        asked = [pool.submit(rig.ask, **held) for _ in range(40)]
+        rig.until(lambda: begun.exists() and rig.requests_held() + len(rig.log()) == 40)
+        os.kill(rig.pid(2), signal.SIGKILL)
 
-    os.kill(rig.pid(2), signal.SIGSTOP)
-    asking = threading.Thread(target=ask)
-    asking.start()
-    rig.until(lambda: len(rig.log()) > 10)
-    os.kill(rig.pid(2), signal.SIGKILL)
-    asking.join()
-
-    assert statuses == [200] * 40
+    assert [one.result().status_code for one in asked] == [200] * 40
     outcomes = Counter(entry.outcome for entry in rig.log())
     assert outcomes[Outcome.FAILED] == outcomes[Outcome.FALLBACK] > 5
 
