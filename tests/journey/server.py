@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -205,13 +206,17 @@ class Server:
             "PENSTOCK_HOME": str(self.home),
         }
 
-    def start(self) -> None:
+    def launch(self) -> None:
+        """Start without waiting for anything."""
         CACHE.mkdir(parents=True, exist_ok=True)
         ports = ["--port", str(self.port), "--predict-port", str(self.predict_port)]
         with (self.home / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*PENSTOCK, "serve", *ports], env=self.environ(), stdout=log, stderr=log
             )
+
+    def start(self) -> None:
+        self.launch()
         self.until(lambda: self.answers("/api/health", self.port), "the server to answer", 60)
         self.until(lambda: self.answers("/v2/health/live", self.predict_port), "the gateway", 60)
         if self._database is None:
@@ -228,6 +233,25 @@ class Server:
         pid = int((self.home / "run" / f"{part}.pid").read_text())
         assert pid > 1
         os.kill(pid, signal.SIGKILL)
+
+    def kill_all(self, draw: random.Random) -> list[str]:
+        """Kill the supervisor, every part and all that they started, in any order."""
+        import psutil
+
+        assert self._process is not None, "the server was not started"
+        supervisor = psutil.Process(self._process.pid)
+        mine = [supervisor, *supervisor.children(recursive=True)]
+        draw.shuffle(mine)
+        killed: list[str] = []
+        for process in mine:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it went with another
+                process.kill()
+                killed.append(process.name())
+            time.sleep(draw.choice([0, 0, 0.03]))
+        self._process.wait(30)
+        self._process = None
+        psutil.wait_procs(mine, timeout=30)
+        return killed
 
     def cli(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
