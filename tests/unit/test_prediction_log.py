@@ -274,6 +274,7 @@ def test_the_watermark_outlives_its_segment(
     log.append("production", "m", [entry()])
     log.mark("production", "m", 5)
     clock.us += 61_000_000
+    log.close_old()
     log.append("production", "m", [entry()])
 
     assert len(list(folder(tmp_path).iterdir())) == 2
@@ -326,6 +327,7 @@ def test_counting_over_many_segments_equals_counting_each_entry(
     for _ in range(400):
         clock.us += draws.randrange(50_000)
         arrivals.append(clock.us - draws.randrange(10_000_000))
+        log.close_old()
         log.append("production", "m", [entry(arrived_us=arrivals[-1])])
     log.close()
 
@@ -348,6 +350,7 @@ def test_counting_goes_on_where_it_was(tmp_path: Path, clock: Clock) -> None:
         assert counts["champion"].requests == batch
         assert fresh["champion"].requests == sum(range(batch + 1))
         clock.us += 400_000
+        log.close_old()
     again = arms.count(since_us=0, until_us=clock.us, slow_ms=5)
     log.close()
 

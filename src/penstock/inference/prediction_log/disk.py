@@ -24,9 +24,10 @@ class Disk:
         self._thread.start()
 
     def touch(self, fd: int) -> None:
-        """Note that a file was written to."""
-        with self._lock:
-            self._written.add(fd)
+        """Note that a file was written to; mostly it was noted already since the last sync."""
+        if fd not in self._written:
+            with self._lock:
+                self._written.add(fd)
 
     def retire(self, fd: int) -> None:
         """Note that a file is complete: it is synced, then closed."""

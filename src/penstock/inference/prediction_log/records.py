@@ -32,6 +32,9 @@ BATCH, WATERMARK, CLOSE, GAP = 1, 2, 3, 4
 ROLES = ("", "champion", "challenger", "previous", "warm", "explicit", "shadow")
 """By code: a role keeps its place."""
 
+_SUM, _TAIL = struct.Struct("<I"), struct.Struct("<" + HEAD.format[2:])
+"""The head's first field, and the rest."""
+_pack, _crc32 = FIGURES.pack, zlib.crc32
 _GAP = struct.Struct("<IqqII")
 _CODES = {role: code for code, role in enumerate(ROLES)}
 _WITHOUT = 1
@@ -130,8 +133,7 @@ At = Callable[[int, int], bytes]
 
 def encode(entries: Sequence[Entry]) -> bytes:
     """Return the record of a batch."""
-    pack, roles = FIGURES.pack, _CODES
-    figures: list[bytes] = []
+    figures = bytearray()
     bodies: list[bytes] = []
     for (
         arrived, ended, number, role, status, outcome, generation, rows, kind, id_,
@@ -139,28 +141,13 @@ def encode(entries: Sequence[Entry]) -> bytes:
     ) in entries:  # fmt: skip
         name = id_.encode()
         took = ended - arrived
-        figures.append(
-            pack(
-                arrived,
-                took if 0 <= took <= _MOST_US else 0 if took < 0 else _MOST_US,
-                number,
-                generation,
-                rows,
-                len(request),
-                len(reply),
-                status,
-                int(code[2:]) if code else 0,
-                bucket,
-                len(name),
-                roles[role],
-                outcome,
-                kind,
-                media,
-                _WITHOUT if without else 0,
-            )
-        )
+        figures += _pack(
+            arrived, took if 0 <= took <= _MOST_US else 0 if took < 0 else _MOST_US, number,
+            generation, rows, len(request), len(reply), status, int(code[2:]) if code else 0,
+            bucket, len(name), _CODES[role], outcome, kind, media, _WITHOUT if without else 0,
+        )  # fmt: skip
         bodies += (name, request, reply)
-    return _sealed(BATCH, len(entries), 0, b"".join(figures), b"".join(bodies))
+    return _sealed(BATCH, len(entries), 0, figures, b"".join(bodies))
 
 
 def mark(record: int, time_us: int) -> bytes:
@@ -180,10 +167,11 @@ def gaps(found: Record, at: At) -> Iterator[Gap]:
         yield Gap(*_GAP.unpack(body))
 
 
-def _sealed(record: int, entries: int, time_us: int, figures: bytes, body: bytes) -> bytes:
-    head = HEAD.pack(0, zlib.crc32(body), record, FORMAT, entries, 0, time_us, len(body))
-    checked = head[4:] + figures
-    return b"".join((zlib.crc32(checked).to_bytes(4, "little"), checked, body))
+def _sealed(
+    record: int, entries: int, time_us: int, figures: bytes | bytearray, body: bytes
+) -> bytes:
+    head = _TAIL.pack(_crc32(body), record, FORMAT, entries, 0, time_us, len(body))
+    return b"".join((_SUM.pack(_crc32(figures, _crc32(head))), head, figures, body))
 
 
 def walk(at: At, size: int, offset: int = 0) -> Iterator[Record]:

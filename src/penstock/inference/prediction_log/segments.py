@@ -104,7 +104,10 @@ class PredictionLog:
             segment.marked_us, segment.marked_at_us = before_us, self._clock_us()
 
     def close_old(self) -> None:
-        """Close the segments that have reached their age, so that they can be converted."""
+        """Close the segments that have reached their age, so that they can be converted.
+
+        To be called each second or so: no append looks at the clock.
+        """
         now_us = self._clock_us()
         for key, segment in list(self._segments.items()):
             if segment.entries and now_us - segment.opened_us >= self._segment_us:
@@ -162,13 +165,12 @@ class PredictionLog:
             )
 
     def _segment(self, key: tuple[str, str], coming_bytes: int) -> _Segment:
-        now_us = self._clock_us()
         segment = self._segments.get(key)
         if segment is None:
-            return self._open(key, now_us)
-        full = segment.size and segment.size + coming_bytes > self._segment_bytes
-        old = segment.entries and now_us - segment.opened_us >= self._segment_us
-        return self._follow(key, now_us) if full or old else segment
+            return self._open(key, self._clock_us())
+        if segment.size and segment.size + coming_bytes > self._segment_bytes:
+            return self._follow(key, self._clock_us())
+        return segment
 
     def _follow(self, key: tuple[str, str], now_us: int) -> _Segment:
         """Open the next segment, with the last watermark in it, and then close the one before."""
