@@ -230,10 +230,11 @@ def test_the_queries_of_the_documentation_run(
             connection.sql(query.replace("/churn/", "/m/").strip().rstrip(";")).fetchall()
             for query in queries
         ]
-    assert len(found) == 3
+    assert len(found) == 4
     assert found[0] == [(1, "champion", 12, 2.0, 2.0)]
     assert [(int(row[1]), row[2]) for row in found[1]] == [(22, 8), (23, 3)]
     assert [row[:3] for row in found[2]] == [("PS551", 422, 1)]
+    assert [(str(row[0]), *row[1:]) for row in found[3]] == [("2026-11-30", 0.0)]
 
 
 def test_hours_go_to_a_store_and_are_read_from_there(tmp_path: Path) -> None:
