@@ -78,11 +78,13 @@ def _started(argv: list[str], stdout: int | None = None) -> subprocess.Popen[byt
 
 
 @contextlib.contextmanager
-def empty(place: Path, *, packages: bool = False, timeout_s: float = 30) -> Generator[Worker]:
+def empty(
+    place: Path, *, packages: bool = False, timeout_s: float = 30, python: str = sys.executable
+) -> Generator[Worker]:
     """Start a worker program without a version, and ask it."""
     path = place / "e.sock"
     switches = ["-I"] if packages else ["-I", "-S"]
-    process = _started([sys.executable, *switches, str(PROGRAM), "--socket", str(path)])
+    process = _started([python, *switches, str(PROGRAM), "--socket", str(path)])
     with Worker(Program(process), path, start_timeout_s=timeout_s) as worker:
         yield worker
 

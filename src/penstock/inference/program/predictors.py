@@ -1,4 +1,4 @@
-"""Predictors without their wrapping: trees as one (trees.py), and linear models.
+"""Predictors without their wrapping: trees as one (trees.py), linear models, LightGBM's boosters.
 
 Each is a shallow copy of the fitted object whose inner sum is ours while what follows from it,
 such as the link to probabilities, stays the framework's own. Where a predictor would check its
@@ -31,8 +31,8 @@ def of(fitted: Any, method: str) -> Call | None:
     method
         ``predict_proba`` or ``predict``.
     """
-    module = type(fitted).__module__
-    make = _MADE.get(type(fitted).__name__) if module.startswith("sklearn.") else None
+    module = type(fitted).__module__.split(".")[0]
+    make = _MADE.get(type(fitted).__name__) if module in ("sklearn", "lightgbm") else None
     return None if make is None else make(fitted, method)
 
 
@@ -165,6 +165,35 @@ def _linear(fitted: Any, method: str) -> Call | None:
     return quick.predict_proba
 
 
+def _light(fitted: Any, method: str) -> Call | None:
+    """Return the call of LightGBM's own booster, in one thread.
+
+    Its wrapper of the scikit-learn kind counts the processors at every call and starts as many
+    threads; the sums over the trees of a row are the same in any number of them.
+    """
+    other = fitted._other_params  # noqa: SLF001  of the training, and some of the prediction
+    if any("pred" in name or "raw" in name for name in other):
+        return None
+    if not isinstance(fitted.objective_, str):
+        return None
+    numpy = importlib.import_module("numpy")
+    ask, features = fitted.booster_.predict, int(fitted.n_features_in_)
+    two = method == "predict_proba" and int(fitted.n_classes_) == 2
+    if method == "predict" and hasattr(fitted, "classes_"):
+        return None
+
+    def call(x: Any) -> Any:
+        dense = type(x) is numpy.ndarray
+        if x.shape[1] != features or (not dense and x.format != "csr"):
+            raise _Strange
+        if x.dtype.kind != "f":
+            x = x.astype("float64")
+        told = ask(x, num_threads=1)
+        return numpy.vstack((1.0 - told, told)).transpose() if two else told
+
+    return call
+
+
 HISTOGRAMS = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
 _MADE: dict[str, Callable[[Any, str], Call | None]] = {
     **dict.fromkeys(HISTOGRAMS, histogram),
@@ -176,6 +205,8 @@ _MADE: dict[str, Callable[[Any, str], Call | None]] = {
     "DecisionTreeRegressor": _tree,
     "GradientBoostingClassifier": _boosted,
     "GradientBoostingRegressor": _boosted,
+    "LGBMClassifier": _light,
+    "LGBMRegressor": _light,
     "LogisticRegression": _linear,
     "LogisticRegressionCV": _linear,
     "LinearRegression": _linear,
