@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before anything loads it: threads of OpenMP that wait busily for each other on a machine that
+# others use too take ten times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("calm", deadline=None)  # a busy machine is no fault of an example
 settings.load_profile("calm")
 
