@@ -32,7 +32,10 @@ def predict(
     here = session(ctx)
     model, number = version_of(name) if "@" in name else (name, None)
     client = here.client()
-    if file is None or example:
+    if file is not None and example:
+        hint = "Leave one of them out."
+        raise UsageError("PS869", f"Both --example and rows of {file} are asked.", hint=hint)
+    if file is None:
         asked: Any = client.serving(model)["example"]
         if asked is None:
             what = f"No version of {model} says what its columns are."
@@ -90,10 +93,10 @@ def _request(file: Path) -> Mapping[str, Any]:
         return cast("Mapping[str, Any]", document)
     records: Any = [document] if isinstance(document, dict) else document
     listed = cast("list[Any]", records) if isinstance(records, list) else [None]
-    if not all(isinstance(one, dict) for one in listed):
+    if not (listed and listed[0] and all(isinstance(one, dict) for one in listed)):
         raise UsageError("PS869", f"{file} holds no rows.", hint=hint)
     rows = cast("list[dict[str, Any]]", listed)
-    if not rows or any(row.keys() != rows[0].keys() for row in rows):
+    if any(row.keys() != rows[0].keys() for row in rows):
         raise UsageError("PS869", f"The records of {file} have different names.", hint=hint)
     return {"inputs": [_input(name, [row[name] for row in rows]) for name in rows[0]]}
 

@@ -97,7 +97,8 @@ class Session:
 
     def client(self) -> Client:
         """Return the client of the server that is meant."""
-        return Client(self.address(), self.token())
+        predict_url = self.environ.get("PENSTOCK_PREDICT_URL")
+        return Client(self.address(), self.token(), predict_url=predict_url)
 
     def address(self) -> str:
         """Return the server: option, environment, this repository, this computer."""

@@ -17,7 +17,7 @@ from penstock.errors import UnreachableError
 from penstock.inference.endpoint import Endpoint
 from penstock.inference.gateway.examples import example_request
 from penstock.records import rollouts, runs
-from penstock.web import charts
+from penstock.web import traffic
 from penstock.web.access import require
 from penstock.web.control import Control
 from penstock.web.drawing import Pages
@@ -30,7 +30,14 @@ _UNTOLD: Mapping[str, Any] = {
     "log_drops": 0,
     "shared_with": None,
     "reason": "",
-    "figures": {"requests": 0, "errors": 0, "p50_ms": None, "p95_ms": None, "rates": ()},
+    "figures": {
+        "requests": 0,
+        "errors": 0,
+        "p50_ms": None,
+        "p95_ms": None,
+        "rates": (),
+        "latencies": (),
+    },
 }
 """What is drawn of a version of which the gateway says nothing."""
 _LOOK_S = 2.0
@@ -119,13 +126,10 @@ def serving_of(control: Control, name: str) -> dict[str, Any]:
 
 
 def drawn(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Add each version's line of requests a second."""
-    versions: list[dict[str, Any]] = []
-    for one in cast("Sequence[Mapping[str, Any]]", told["versions"]):
-        whole = {**_UNTOLD, **one}
-        spark = charts.spark(whole["figures"]["rates"], width=160)
-        versions.append({**whole, "spark": spark})
-    return {**told, "versions": versions}
+    """Add what is drawn: every field of each version, and the plots of the last minutes."""
+    known = cast("Sequence[Mapping[str, Any]]", told["versions"])
+    versions = [{**_UNTOLD, **one} for one in known]
+    return {**told, "versions": versions, "traffic": traffic.traffic(versions)}
 
 
 def _page(

@@ -13,6 +13,8 @@ from typing import Any
 SLOT_S = 5
 SLOTS = 60
 """Five minutes."""
+GROUP = 4
+"""Slots in one point of ``latencies``: 20 s, since quantiles of fewer answers only flicker."""
 BOUNDS_MS = tuple(0.1 * 1.12**step for step in range(110))
 """Upper ends of the bins of latency, 12 % apart: from 0.1 ms to 23 s."""
 
@@ -55,19 +57,33 @@ class Figures:
         dict
             ``requests`` and ``errors`` (counts), ``p50_ms`` and ``p95_ms`` (upper ends of 12 %
             wide bins, None without requests), ``rates`` (requests a second, by 5 s, oldest
-            first, without the slot that still runs).
+            first, without the slot that still runs), ``latencies`` (p50 and p95 in ms by 20 s,
+            oldest first, None where nobody asked).
         """
         last = int(now_s) // SLOT_S
         slots = [one for one in self._slots.get(key, ()) if last - one.number <= SLOTS]
         by_number = {one.number: one.requests for one in slots}
-        bins = [sum(column) for column in zip(*(one.bins for one in slots), strict=True)]
+        groups: dict[int, list[_Slot]] = {}
+        for one in slots:
+            groups.setdefault((one.number - last + SLOTS) // GROUP, []).append(one)
+        summed = {place: _summed([one.bins for one in of]) for place, of in groups.items()}
+        bins = _summed(list(summed.values()))
         return {
             "requests": sum(bins),
             "errors": sum(one.errors for one in slots),
             "p50_ms": _quantile(bins, 0.50),
             "p95_ms": _quantile(bins, 0.95),
             "rates": [by_number.get(n, 0) / SLOT_S for n in range(last - SLOTS, last)],
+            "latencies": [_latency(summed.get(place)) for place in range(SLOTS // GROUP)],
         }
+
+
+def _summed(bins: list[list[int]]) -> list[int]:
+    return bins[0] if len(bins) == 1 else [sum(column) for column in zip(*bins, strict=True)]
+
+
+def _latency(bins: list[int] | None) -> list[float | None] | None:
+    return None if bins is None else [_quantile(bins, 0.50), _quantile(bins, 0.95)]
 
 
 def _quantile(bins: list[int], share: float) -> float | None:
