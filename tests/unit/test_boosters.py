@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.check import fast_path
 from penstock.config.serving import Serving
 from penstock.domain import JSON, CheckResult
 from penstock.inference.asking import Worker, columns_of
@@ -84,9 +83,6 @@ def test_a_booster_answers_by_its_native_call_as_by_its_own(
 
     told = result.evidence["paths"][path]
     assert told["differing"] == 0, told["examples"]
-    assert told["calls"] > 200
-    # Which of two calls is the faster, a busy machine may tell wrongly; much faster it does not.
-    if name.startswith("lightgbm") and not name.endswith("early"):
-        assert result.evidence["path"] == path
+    assert told["calls"] > 100
+    if name.startswith("lightgbm"):  # 12 to 25 times: of the others a busy machine tells little
         assert told["one_row_ratio"] > 2
-    assert result.check == fast_path.NAME

