@@ -116,17 +116,34 @@ def read(kind: int, document: dict[str, Any], columns: tuple[Column, ...] | None
     RequestError
         The body does not follow its protocol, or its rows do not fit the columns.
     """
+    return checked(sent(kind, document, columns))
+
+
+def sent(kind: int, document: dict[str, Any], columns: tuple[Column, ...] | None) -> Asked:
+    """Return the rows of a request as `read` does, whose values are not looked at yet.
+
+    They are for `checked`, which may look at the rows of many requests at once.
+    """
     if kind == V2:
-        return checked(*_v2(document, columns), columns)
-    return checked(_invocations(document, columns), {}, columns)
+        return arranged(*_v2(document, columns), columns)
+    return arranged(_invocations(document, columns), {}, columns)
 
 
-def checked(
+def checked(asked: Asked) -> Asked:
+    """Return rows whose values fit their columns; RequestError where one does not.
+
+    Each value is judged by itself, so that rows of several requests may be looked at together.
+    """
+    columns, values, rows = asked
+    return Asked(columns, list(map(_checked, columns, values)), rows)
+
+
+def arranged(
     sent: Mapping[str, Any],
     types: Mapping[str, Column],
     columns: tuple[Column, ...] | None,
 ) -> Asked:
-    """Return the rows of columns that were sent, checked against the signature's.
+    """Return the rows of columns that were sent, in the order of the signature's.
 
     Parameters
     ----------
@@ -153,8 +170,7 @@ def checked(
     else:
         _same_names(sent, columns)
     absent = [None] * rows
-    values = [_checked(column, sent.get(column.name, absent)) for column in columns]
-    return Asked(columns, values, rows)
+    return Asked(columns, [sent.get(column.name, absent) for column in columns], rows)
 
 
 def signature_columns(signature: Mapping[str, Any] | None) -> tuple[Column, ...] | None:

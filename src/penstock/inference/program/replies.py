@@ -33,15 +33,29 @@ HINTS = {
 }
 """What next, for each code of an answer that is none."""
 _PREFIX = "probability_"
+_text = json.encoder.encode_basestring_ascii
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
-class About(NamedTuple):
+class About:
     """What a version says of itself in its answers."""
 
-    model: str
-    number: int
-    classes: list[Any] | None
+    def __init__(self, model: str, number: int, classes: list[Any] | None) -> None:
+        self.model = model
+        self.number = number
+        self.classes = classes
+        self._head: dict[bool, str] = {}
+
+    def head(self, *, probable: bool) -> str:
+        """Return how each answer of the protocol begins, up to its outputs."""
+        head = self._head.get(probable)
+        if head is None:
+            document: dict[str, Any] = {"model_name": self.model}
+            document["model_version"] = str(self.number)
+            if probable:
+                document["parameters"] = {"classes": self.classes}
+            head = self._head[probable] = plain(document)[:-1].decode() + ","
+        return head
 
 
 class Told(NamedTuple):
@@ -139,33 +153,46 @@ def _body(request: Request, answer: Answer, about: About) -> tuple[int, bytes]:
 
 
 def _outputs(request: Request, answer: Answer, about: About, datatype: str) -> tuple[int, bytes]:
-    found: dict[str, tuple[list[int], str, list[Any]]] = {
-        "prediction": ([len(answer.prediction)], datatype, answer.prediction)
+    found: dict[str, tuple[str, str, list[Any]]] = {
+        "prediction": (str(len(answer.prediction)), datatype, answer.prediction)
     }
-    document: dict[str, Any] = {"model_name": about.model, "model_version": str(about.number)}
     if answer.probability is not None:
-        shape = [len(answer.prediction), len(answer.probability[0])]
-        flat = list(chain.from_iterable(answer.probability))
-        found["probability"] = (shape, "FP64", flat)
-        document["parameters"] = {"classes": about.classes}
-    outputs: list[dict[str, Any]] = []
+        shape = f"{len(answer.prediction)},{len(answer.probability[0])}"
+        found["probability"] = (shape, "FP64", list(chain.from_iterable(answer.probability)))
+    outputs: list[str] = []
     raw: list[bytes] = []
     for name, binary in (request.outputs or dict.fromkeys(found, request.binary)).items():
         if name not in found:
             raise _UnknownOutputError(f"{about.model}@{about.number} answers no {name}.")
         shape, kind, values = found[name]
-        output: dict[str, Any] = {"name": name, "shape": shape, "datatype": kind}
         if binary:
             _finite(values, kind)
             raw.append(tensors.encode(kind, values))
-            output["parameters"] = {"binary_data_size": len(raw[-1])}
+            rest = f'"parameters":{{"binary_data_size":{len(raw[-1])}}}'
         else:
-            output["data"] = values
-        outputs.append(output)
-    body = plain({**document, "outputs": outputs, "id": request.id})
+            rest = f'"data":{_written(values)}'
+        outputs.append(f'{{"name":"{name}","shape":[{shape}],"datatype":"{kind}",{rest}}}')
+    head = about.head(probable=answer.probability is not None)
+    body = f'{head}"outputs":[{",".join(outputs)}],"id":{_text(request.id)}}}'.encode()
     if not raw:
         return frames.JSON_MEDIA, body
     return frames.BINARY_MEDIA, tensors.join(body, b"".join(raw))
+
+
+def _written(values: list[Any]) -> str:
+    """Return values as JSON, as the encoder writes them; AnswerError for NaN or infinity."""
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        text = ",".join(map(float.__repr__, values))
+        if "n" in text:  # nan and inf; no other float has the letter
+            raise AnswerError("NaN or infinity")
+        return f"[{text}]"
+    if kinds == {str}:
+        return f"[{','.join(map(_text, values))}]"
+    try:
+        return _ENCODER.encode(values)
+    except ValueError:
+        raise AnswerError("NaN or infinity") from None
 
 
 def _stream(answer: Answer, about: About) -> bytes:

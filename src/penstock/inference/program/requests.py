@@ -1,12 +1,13 @@
 """One caller's request, from its bytes to what the model is asked and what the caller gets.
 
-`understand` knows every kind of frames.py that a caller may send; bodies.py has the documents,
+`read` knows every kind of frames.py that a caller may send; bodies.py has the documents,
 tensors.py the binary tensors, tables.py the tables. Standard library of Python 3.9; the worker
 loads it in the model's environment, and the prediction log reads what was logged with it.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -39,7 +40,24 @@ def understand(
     id: str = "",  # noqa: A002  the protocol's word
     wants: int = frames.JSON_MEDIA,
 ) -> Request:
-    """Read a request.
+    """Read a request, and check each of its values; the rest is as `read` has it."""
+    request = read(kind, body, columns, id=id, wants=wants)
+    try:
+        return request._replace(asked=bodies.checked(request.asked))
+    except RequestError as error:
+        error.id = request.id
+        raise
+
+
+def read(
+    kind: int,
+    body: bytes,
+    columns: tuple[Column, ...] | None,
+    *,
+    id: str = "",  # noqa: A002  the protocol's word
+    wants: int = frames.JSON_MEDIA,
+) -> Request:
+    """Read a request, whose values are left to `bodies.checked`.
 
     Parameters
     ----------
@@ -63,11 +81,47 @@ def understand(
         id = bodies.own_id(document, id)  # noqa: A001
         plain = bodies.V2 if kind == frames.V2_BINARY else kind
         outputs, binary = _outputs(document, wants) if plain == bodies.V2 else ({}, False)
-        asked = bodies.read(plain, document, columns)
+        asked = None
+        if plain == bodies.V2 and columns is not None:
+            asked = _in_order(document.get("inputs"), columns)
+        asked = asked or bodies.sent(plain, document, columns)
     except RequestError as error:
         error.id = id
         raise
     return Request(kind, id, asked, outputs, binary, wants)
+
+
+_FIELDS = operator.itemgetter("name", "shape", "datatype", "data")
+
+
+def _in_order(inputs: Any, columns: tuple[Column, ...]) -> Asked | None:
+    """Read what most callers send: one flat input for each column, in the model's order.
+
+    None leaves everything else, and what is to be said of it, to bodies.py.
+    """
+    if type(inputs) is not list or len(cast("list[Any]", inputs)) != len(columns):
+        return None
+    values: list[list[Any]] = []
+    rows = 0
+    try:
+        for fields, (column, _, _, of_row, _) in zip(cast("list[Any]", inputs), columns):
+            name, shape, datatype, data = _FIELDS(fields)
+            (size,) = shape
+            if (
+                name != column
+                or of_row
+                or datatype not in bodies.DATATYPES
+                or type(size) is not int
+            ):
+                return None
+            rows = rows or size
+            if type(data) is not list or type(shape) is not list or size != rows:
+                return None
+            values.append(cast("list[Any]", data))
+    except (KeyError, TypeError, ValueError):
+        return None
+    fits = 0 < rows <= bodies.MAX_ROWS and set(map(len, values)) == {rows}
+    return Asked(columns, values, rows) if fits else None
 
 
 def _document(kind: int, body: bytes) -> dict[str, Any]:
@@ -92,7 +146,7 @@ def _table(kind: int, body: bytes, columns: tuple[Column, ...] | None) -> Asked:
     except tables.LibraryMissingError:
         sentence = f"{tables.MEDIA[kind]} needs pyarrow, which the model's environment lacks."
         raise RequestError(415, "PS533", sentence[0].upper() + sentence[1:]) from None
-    return bodies.checked(sent, {}, columns)
+    return bodies.arranged(sent, {}, columns)
 
 
 def _outputs(document: dict[str, Any], wants: int) -> tuple[dict[str, bool], bool]:

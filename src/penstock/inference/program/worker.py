@@ -6,10 +6,10 @@
 
 With its neighbours it needs the standard library of Python 3.9 and nothing else; it imports a
 framework when the model does. One process serves any number of versions, each in a slot. A batch
-of requests comes as one frame and is one call of each model that it asks: `requests.understand`
-turns each body into columns, `Version.predict` asks the model that formats.py loaded,
-`Server.answer` splits, `replies.answered` encodes. A body that cannot be read spoils no other,
-and a batch that the model does not stand is asked body by body.
+of requests comes as one frame and is one call of each model that it asks: `requests.read` turns
+each body into columns, `bodies.checked` looks at the values of all, `Version.predict` asks the
+model that formats.py loaded, `Server._ask` splits, `replies.answered` encodes. A body that cannot
+be read spoils no other, and a batch that the model does not stand is asked body by body.
 """
 
 from __future__ import annotations
@@ -156,15 +156,13 @@ class Server:
                     replied[place] = orders.reply(part, 200, self._obey(part))
                     continue
                 version = self._in(part.slot)
-                request = requests.understand(
+                request = requests.read(
                     part.kind, part.body, version.columns, id=name, wants=part.wants
                 )
             except orders.OrderError as error:
                 replied[place] = orders.reply(part, error.status, error.told)
             except bodies.RequestError as error:
-                replied[place] = replies.refused(
-                    error.status, error.id, error.code, str(error), part.kind
-                )
+                replied[place] = _refused(error, error.id, part.kind)
             else:
                 columns = request.asked.columns
                 signed = columns is version.columns  # the usual case, not hashed
@@ -175,7 +173,9 @@ class Server:
 
     def _answer(self, groups: dict[Any, list[Pending]], replied: dict[int, frames.Reply]) -> None:
         for group in groups.values():
-            replied.update(zip((pending.place for pending in group), self._ask(group)))
+            asked = _checked(group, replied)
+            if asked is not None:
+                replied.update(zip((pending.place for pending in group), self._ask(group, asked)))
         groups.clear()
 
     def _obey(self, part: frames.RequestPart) -> dict[str, Any]:
@@ -233,15 +233,16 @@ class Server:
         if version is not None:
             version.own.enter()
 
-    def _ask(self, group: list[Pending]) -> list[frames.Reply]:
-        """Ask a model once for requests with the same columns."""
+    def _ask(self, group: list[Pending], asked: bodies.Asked) -> list[frames.Reply]:
+        """Ask a model once for requests with the same columns, whose rows are `asked`."""
         version = group[0].version
         try:
             self._enter(version)
-            answer = version.predict(_joined([pending.request.asked for pending in group]))
+            answer = version.predict(asked)
         except (Exception, SystemExit) as error:  # noqa: BLE001  told, not died of
             if len(group) > 1:
-                return [self._ask([pending])[0] for pending in group]
+                alone = [(p, bodies.checked(p.request.asked)) for p in group]
+                return [self._ask([pending], asked)[0] for pending, asked in alone]
             code, sentence = "PS554", f"The model raised {type(error).__name__}: {error}"
             if isinstance(error, AnswerError):
                 code, sentence = "PS555", f"The model answered {error}."
@@ -294,6 +295,32 @@ def _receive(connection: socket.socket, target: memoryview) -> bool:
             return False
         target = target[count:]
     return True
+
+
+def _checked(group: list[Pending], replied: dict[int, frames.Reply]) -> bodies.Asked | None:
+    """Return the rows of a group as one, and take the requests from it that do not fit.
+
+    The values of all are looked at together, and request by request only where one is wrong.
+    """
+    try:
+        return bodies.checked(_joined([pending.request.asked for pending in group]))
+    except bodies.RequestError:
+        fit = [pending for pending in group if _fits(pending, replied)]
+        group[:] = fit
+    return bodies.checked(_joined([pending.request.asked for pending in fit])) if fit else None
+
+
+def _fits(pending: Pending, replied: dict[int, frames.Reply]) -> bool:
+    try:
+        bodies.checked(pending.request.asked)
+    except bodies.RequestError as error:
+        replied[pending.place] = _refused(error, pending.request.id, pending.request.kind)
+        return False
+    return True
+
+
+def _refused(error: bodies.RequestError, name: str, kind: int) -> frames.Reply:
+    return replies.refused(error.status, name, error.code, str(error), kind)
 
 
 def _joined(requests: list[bodies.Asked]) -> bodies.Asked:
