@@ -96,9 +96,7 @@ class Supervisor:
             self._end()
 
     def _look(self) -> None:
-        for part, child in list(self._children.items()):
-            if child.poll() is not None:
-                self._died(part, child.returncode)
+        self._look_at_parts()
         for part, due_s in list(self._due_s.items()):
             if time.monotonic() >= due_s:
                 del self._due_s[part]
@@ -113,6 +111,14 @@ class Supervisor:
             self._begin_reload()
         if self._candidate is not None:
             self._hear(self._candidate)
+
+    def _look_at_parts(self) -> None:
+        for part, child in list(self._children.items()):
+            if child.poll() is not None:
+                self._died(part, child.returncode)
+            elif _was_stopped(child):
+                sys.stderr.write(f"! {part} was stopped by a signal; it is told to go on\n")
+                child.send_signal(signal.SIGCONT)
 
     def _told(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -372,6 +378,13 @@ def _write(home: Path, told: Mapping[str, Any]) -> None:
     new = home / "run" / f"{RELOAD}.new"
     new.write_text(json.dumps(told))
     new.replace(home / "run" / RELOAD)
+
+
+def _was_stopped(child: subprocess.Popen[bytes]) -> bool:
+    """Say whether a signal stopped a child since the last look; a debugger is no such signal."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOHANG) is not None
+    return False
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import time
@@ -50,6 +51,7 @@ MAX_SOCKET_PATH = 107
 """Longer paths the kernel refuses."""
 MAX_TURNS = 3
 """Processes at most that stand in for one another: two may keep requests while one answers."""
+_logger = logging.getLogger(__name__)
 _ROOM_EVERY_S = 0.05
 _NEXT_S = 10.0
 """Starts wait for one another, but no longer than this."""
@@ -285,21 +287,28 @@ class Fleet:
             stuck = watch.stuck(each.pid for each in (*hosts, *children))
             for child in children:
                 if child.pid in stuck:
+                    _logger.warning("Worker %s: %s", child.pid, STANDS_STILL)
                     child.give_up(STANDS_STILL)
             for host in hosts:
                 if host.pid in stuck:
                     self.see_off(host.stop())
-            watch.renew(self._workers.values(), self._renew)
+            watch.renew(children, self._renew)
 
-    def _renew(self, worker: Worker, home: Home) -> bool:
+    def _renew(self, seat: Seat) -> bool:
         """Have a version live in a fresh process, and leave the old one when that is ready."""
+        worker, home = seat.worker, seat.home
         alike = sum(held[:2] == home[:2] for held in self._holds)
         if alike >= MAX_TURNS or not self._has_room(worker, home):
             return False
-        if home.shared:
+        _logger.info("%s@%d gets a fresh process", *worker.key[1:3])
+        first = home._replace(turn=0)
+        if self._workers.get(worker.key) is not worker:  # it leaves, and has requests to answer
+            self._turns[first] += 1
+            worker.move((home._replace(turn=self._turns[first], shared=False),))
+        elif home.shared:
             self.set_apart(worker)
         else:
-            self._turns[home._replace(turn=0)] += 1
+            self._turns[first] += 1
             self._place_all()
         return True
 

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from penstock.inference.gateway.batching import Batch
+from penstock.inference.gateway.batching import Batch, Ticket
 from penstock.inference.gateway.hosts import Child
-from penstock.inference.gateway.placing import Home
-from penstock.inference.gateway.workers import Seat, Worker
+from penstock.inference.gateway.workers import Seat
 
 LOOK_EVERY_S = 0.25
 FULL = 0.9
@@ -27,7 +26,7 @@ WORTH = 0.1
 STANDS_STILL = "It was stopped by a signal and does not go on"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-Renew = Callable[[Worker, Home], bool]
+Renew = Callable[[Seat], bool]
 """Begins a fresh process for a version; False when it cannot be."""
 
 
@@ -48,30 +47,27 @@ class Watch:
                 os.kill(pid, signal.SIGCONT)
         return before & self._stopped
 
-    def renew(self, workers: Iterable[Worker], renew: Renew) -> None:
+    def renew(self, children: Iterable[Child], renew: Renew) -> None:
         """Begin fresh processes for versions whose own are in the way of their requests."""
         late, loaded_bytes = self._late, self._loaded_bytes
         self._late, self._loaded_bytes = {}, {}
-        for worker in workers:
-            for seat in list(worker.seats.values()):
-                child = seat.child
-                if child is None or seat.leaving:
-                    continue
+        for child in children:
+            for seat in list(child.seats.values()):
+                assert isinstance(seat, Seat), "only seats are seated"
                 batch = _late(seat, child)
                 if batch is not None:
+                    self._late[seat] = batch
                     # Late at two looks: it is the process that is, and not this one.
-                    if late.get(seat) is not batch or not renew(worker, seat.home):
-                        self._late[seat] = batch
-                    elif len(batch.tickets) > 1:
-                        worker.ask_elsewhere(batch.tickets)
-                elif child.memory_bytes is not None and not seat.home.shared:
+                    if late.get(seat) is batch and (not seat.stays or renew(seat)):
+                        _ask_elsewhere(seat, batch)
+                elif child.memory_bytes is not None and seat.stays and not seat.home.shared:
                     now_bytes = _resident_bytes(child.pid)
                     first_bytes = loaded_bytes.get(child, now_bytes)
                     self._loaded_bytes[child] = first_bytes
                     gain_bytes = now_bytes - first_bytes
                     full = now_bytes > FULL * child.memory_bytes
                     if full and gain_bytes > WORTH * child.memory_bytes:
-                        renew(worker, seat.home)
+                        renew(seat)
 
 
 def _late(seat: Seat, child: Child) -> Batch | None:
@@ -79,7 +75,22 @@ def _late(seat: Seat, child: Child) -> Batch | None:
     batch = child.in_hands
     if batch is None or batch.slot != seat.slot or child.out_s < seat.worker.suspect_s:
         return None
-    return batch if seat.worker.backlog or len(batch.tickets) > 1 else None
+    return batch if seat.worker.backlog or _together(batch) else None
+
+
+def _together(batch: Batch) -> list[Ticket]:
+    """Return the requests that were not given to another process yet, if they are several."""
+    fresh = [ticket for ticket in batch.tickets if not ticket.ended and not ticket.alone]
+    return fresh if len(fresh) > 1 else []
+
+
+def _ask_elsewhere(seat: Seat, batch: Batch) -> None:
+    """Ask once more what a process keeps, each alone: one of them may be the cause."""
+    if fresh := _together(batch):
+        for ticket in fresh:
+            ticket.deaths += 1
+        seat.worker.backlog.give_back(fresh)
+        seat.worker.want()
 
 
 def is_stopped(pid: int) -> bool:

@@ -245,14 +245,6 @@ class Worker:
         """After so long a batch is suspected never to come back."""
         return self._usual.suspect_s(self.settings.attempt_of(self.deployment))
 
-    def ask_elsewhere(self, held: list[Ticket]) -> None:
-        """Ask once more what a process keeps, each alone: one of them may be the cause."""
-        again = [ticket for ticket in held if not ticket.ended]
-        for ticket in again:
-            ticket.deaths += 1
-        self.backlog.give_back(again)
-        self.want()
-
     def settle(self, answered: list[tuple[Ticket, Outcome]], took_s: float) -> None:
         """Pass the answers of a batch on."""
         self._in_hands -= len(answered)
@@ -271,14 +263,15 @@ class Worker:
         self._decided.set()
         self._let_go()
 
-    def lost(self, gone: Gone, *, mine: bool, lived_s: float) -> None:
+    def lost(self, gone: Gone, *, mine: bool, replaced: bool, lived_s: float) -> None:
         """Decide on its requests after a process ended, or did not get ready.
 
         Who can ask the champion does so at once; the others wait for the next process.
         """
         if mine:
-            self.breaker.died(lived_s=lived_s)
-            self.reason = gone.reason
+            if not replaced:
+                self.breaker.died(lived_s=lived_s)
+                self.reason = gone.reason
             again: list[Ticket] = []
             self._in_hands -= len(gone.held)
             for ticket in gone.held:
@@ -289,6 +282,7 @@ class Worker:
         if any(seat.ready for seat in self.seats.values()):
             if self.breaker.flow is Flow.OPEN:
                 self.breaker.started()
+            self.want()
             return
         self._let_go()
         self._again(self.backlog.clear())
@@ -356,6 +350,11 @@ class Seat:
         return self.child is not None
 
     @property
+    def stays(self) -> bool:
+        """Whether nothing takes its place yet."""
+        return not self.leaving and not self._ending
+
+    @property
     def frame_s(self) -> float:
         """Time that a batch may take."""
         return self.worker.settings.attempt_of(self.worker.deployment) + _DEADLINES_FIRST_S
@@ -415,7 +414,8 @@ class Seat:
                 gone = Gone(str(error) or type(error).__name__, self.slot, [], others=False)
             if gone is not None:
                 mine = gone.slot is None or gone.slot == self.slot
-                self.worker.lost(gone, mine=mine, lived_s=self._loop.time() - began_s)
+                lived_s = self._loop.time() - began_s
+                self.worker.lost(gone, mine=mine, replaced=self.leaving, lived_s=lived_s)
                 if gone.others and not mine and self.worker.is_idle:
                     self._fleet.start_later(self.worker)
                 pause_s = self.worker.breaker.pause_s if mine else 0.0
