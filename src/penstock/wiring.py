@@ -214,16 +214,19 @@ def _fail_point(home: Path, environ: Mapping[str, str]) -> Callable[[str], None]
 
 def run_engine(home: Path, settings: ServerSettings) -> None:
     """Run the pipeline's stretches until told to stop."""
+    from penstock.pipeline.standing import Standing
     from penstock.pipeline.stretches import Pipeline
 
     _redact_logs(home)
     work = engine(home, settings)
-    pipeline = Pipeline(tools(home, settings, work))
-    pipeline.register()
+    made = tools(home, settings, work)
+    pipeline, standing = Pipeline(made), Standing(made, builds=settings.builds)
+    pipeline.register(standing)
     work.every(TICK_S, "tick")
     work.every(TICK_S, "logs")
     work.launch()
     _logger.info("engine ready")
+    standing.watch(sys.stderr)
     pipeline.heal()
     _until_stopped()
     work.close()

@@ -16,6 +16,7 @@ from penstock.deploy import rollout, staging
 from penstock.domain import Environment, Run, RunState
 from penstock.errors import PenstockError
 from penstock.pipeline import building, releasing, testing, verifying, watching
+from penstock.pipeline.standing import Standing
 from penstock.pipeline.tools import Tools, Work
 from penstock.records import rollouts, runs, watch
 from penstock.records.database import Change
@@ -29,11 +30,11 @@ class Pipeline:
 
     tools: Tools
 
-    def register(self) -> None:
-        """Make every stretch known to the engine."""
+    def register(self, standing: Standing) -> None:
+        """Make every stretch known to the engine, and the stages to who watches them."""
         register = self.tools.engine.register
-        register("build", self.build)
-        register("test", self.test)
+        register("build", standing.seen(self.build))
+        register("test", standing.seen(self.test))
         register("start", partial(releasing.start, self.tools))
         register("look", partial(releasing.look, self.tools))
         register("monitor", partial(watching.monitor, self.tools))
