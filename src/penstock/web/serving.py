@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -184,9 +186,50 @@ def _asked(control: Control, of: tuple[str, str], body: str, *, why: bool) -> di
     rows: list[Any] = told.get("rows") or []
     return {
         "status": status,
+        "test": bool(prefix),
         "path": path,
         "text": json.dumps(document, indent=1, ensure_ascii=False)[:20_000],
         "rows": rows if why and status == 200 else [],
         "error": told.get("error"),
         "hint": told.get("hint"),
+        "answers": None if why else answers(told),
+        "curl": curl(control.predict_url + path, body),
     }
+
+
+def answers(told: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Lay an answer out: a line a row, the prediction first, then each class's probability.
+
+    Returns
+    -------
+    dict or None
+        ``classes`` (names, empty without probabilities) and ``rows``, each with ``prediction``
+        and ``probabilities``; None where the answer has no prediction of one value a row.
+    """
+    outputs: dict[str, Any] = {one["name"]: one for one in told.get("outputs") or ()}
+    said = outputs.get("prediction")
+    if said is None or len(said["shape"]) != 1:
+        return None
+    likely = outputs.get("probability")
+    if likely is None or len(likely["shape"]) != 2:
+        plain: list[dict[str, Any]] = [
+            {"prediction": value, "probabilities": []} for value in said["data"]
+        ]
+        return {"classes": [], "rows": plain}
+    width, flat = likely["shape"][1], likely["data"]
+    rows = [
+        {"prediction": value, "probabilities": flat[at * width : (at + 1) * width]}
+        for at, value in enumerate(said["data"])
+    ]
+    parameters: Mapping[str, Any] = told.get("parameters") or {}
+    named = cast("Sequence[Any]", parameters.get("classes") or range(width))
+    return {"classes": [str(name) for name in named], "rows": rows}
+
+
+def curl(address: str, body: str) -> str:
+    """Return the command that sends a body as the page did."""
+    # What is no JSON is sent as it stands: its refusal is what one wants to see.
+    with contextlib.suppress(ValueError):
+        body = json.dumps(json.loads(body), separators=(",", ":"), ensure_ascii=False)
+    kind = "'Content-Type: application/json'"
+    return f"curl {address} -H {kind} --data-raw {shlex.quote(body)}"

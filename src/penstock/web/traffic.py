@@ -111,7 +111,7 @@ def _plot(title: str, told: str, lines: Sequence[tuple[Line, Sequence[float | No
     drawn = [
         Line(_path(values, top), look.colour, look.dashed, look.thin) for look, values in lines
     ]
-    ticks = [Tick(_up(value, top), number(value)) for value in (0, top / 2, top)]
+    ticks = [Tick(_up(value, top), f"{value:,g}") for value in (0, top / 2, top)]
     return Plot(title, f"{title}, over five minutes. {told}", drawn, ticks)
 
 
