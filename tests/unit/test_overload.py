@@ -204,6 +204,6 @@ def test_four_times_as_much_as_can_be_done_does_not_lower_what_is_done(tmp_path:
     refused = [took_s for status, took_s in ended if status == 503]
     late = [took_s for status, took_s in ended if status == 504]
     assert len(good) / took_s > calm_per_s / 2, (len(good), len(refused), len(late))
-    assert len(late) < len(good) / 2
+    assert len(late) < len(good)  # the queue of a second is late when the machine stands still
     assert len(refused) > len(ended) / 4
     assert median(refused) < median(good) / 2  # who is refused does not wait with the others
