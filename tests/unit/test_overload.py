@@ -33,16 +33,15 @@ def served(tmp_path: Path) -> Iterator[Rig]:
 
 def test_a_pace_that_nobody_knows_refuses_nothing() -> None:
     pace = Pace()
-    pace.began(0.0)
+    pace.waiting = 1
 
     assert pace.wait_s() == 0.0
 
 
 def test_the_wait_is_what_is_before_it_at_the_pace_that_was_seen() -> None:
     pace = Pace()
-    for _ in range(12):
-        pace.began(10.0)
-    pace.answered(2, 10.5)
+    pace.waiting = 12
+    pace.answered(2, 10.0, 10.5)
     pace.waiting -= 2
 
     assert pace.wait_s() == pytest.approx(2.5)
@@ -50,28 +49,38 @@ def test_the_wait_is_what_is_before_it_at_the_pace_that_was_seen() -> None:
 
 def test_a_faster_pace_is_believed_at_once_and_a_slower_one_by_and_by() -> None:
     pace = Pace()
-    for _ in range(300):
-        pace.began(0.0)
-    pace.answered(1, 1.0)
+    pace.waiting = 300
+    pace.answered(1, 0.0, 1.0)
     slow_s = pace.wait_s()
-    pace.answered(100, 1.1)
+    pace.answered(100, 0.5, 1.1)
     fast_s = pace.wait_s()
     for n in range(60):
-        pace.answered(1, 2.1 + n)
+        pace.answered(1, 1.1 + n, 2.1 + n)
 
     assert (slow_s, fast_s) == (pytest.approx(300), pytest.approx(0.3))
     assert pace.wait_s() == pytest.approx(300, rel=0.01)
 
 
-def test_the_time_without_requests_is_no_slow_pace() -> None:
+def test_the_time_before_requests_are_sent_is_no_slow_pace() -> None:
     pace = Pace()
-    pace.began(0.0)
-    pace.answered(1, 0.1)
-    pace.waiting -= 1
-    pace.began(1000.0)
-    pace.answered(1, 1000.1)
+    pace.waiting = 1
+    pace.answered(1, 0.0, 0.1)
+    pace.answered(1, 1000.0, 1000.1)
 
     assert pace.wait_s() == pytest.approx(0.1)
+
+
+def test_requests_that_waited_for_a_start_are_not_taken_for_a_slow_version(
+    tmp_path: Path,
+) -> None:
+    with a_rig(tmp_path, deadline_s=4.0) as rig, running(rig):
+        rig.loads[1] = {"seconds": 1.5}
+        rig.deployments = [version(1)]
+        rig.until(lambda: rig.states() == {1: "starting"})
+        waited = rig.ask_many([{}] * 8)
+        after = rig.ask_many([{}] * 8)
+
+    assert [each.status_code for each in (*waited, *after)] == [200] * 16
 
 
 @given(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
@@ -56,6 +57,8 @@ class Ticket:
     """As it was when the request was drawn; None for the gateway's own question."""
     arrived_s: float = 0.0
     """Monotonic, the clock of the loop; but the loop's own reading of it is coarse."""
+    sent_s: float = 0.0
+    """When it went to a process, by the same clock."""
     has_fallback: bool = False
     """Whether the champion can be asked when this fails; then it is not tried again here."""
     quiet: bool = False
@@ -326,6 +329,9 @@ class Lane(asyncio.Protocol):
         self.in_flight = batch
         self._sent_s = self._loop.time()
         self._timer = self._loop.call_later(batch.limit_s, self._hangs, batch.limit_s)
+        now_s = time.monotonic()
+        for ticket in batch.tickets:
+            ticket.sent_s = now_s
         parts = [RequestPart(t.kind, t.id, t.body, batch.slot, t.wants) for t in batch.tickets]
         self._transport.write(encode_request(parts))
 

@@ -79,19 +79,16 @@ class Pace:
 
     def __init__(self) -> None:
         self.waiting = 0
-        """Requests that were sent to it and have not ended."""
+        """Requests that wait for it or are in its hands."""
         self._per_s = 0.0
         self._last_s = 0.0
 
-    def began(self, now_s: float) -> None:
-        """Note that a request was sent to it."""
-        if not self.waiting:
-            self._last_s = now_s  # it was idle: the time until now says nothing
-        self.waiting += 1
+    def answered(self, requests: int, sent_s: float, now_s: float) -> None:
+        """Note that it answered so many at once.
 
-    def answered(self, requests: int, now_s: float) -> None:
-        """Note that it answered so many at once."""
-        per_s = requests / max(now_s - self._last_s, _LEAST_S)
+        The time before they were sent says nothing: it was idle, or it was being started.
+        """
+        per_s = requests / max(now_s - max(self._last_s, sent_s), _LEAST_S)
         slower = (1 - _SLOWER) * self._per_s + _SLOWER * per_s
         self._per_s = max(per_s, slower)
         self._last_s = now_s

@@ -220,7 +220,7 @@ class Predictions:
         version = pending[0][0].version
         kept = self._log(version, entries) if entries else True
         if replies:
-            version.pace.answered(replies, now_s)
+            version.pace.answered(replies, pending[0][0].sent_s, now_s)
         for ticket, outcome in pending:
             ticket.logged = kept
             try:
@@ -323,7 +323,7 @@ class Predictions:
         pace = version.pace
         wait_s = pace.wait_s()
         worker = self.fleet.find(version.worker_key)
-        pace.began(now_s)
+        pace.waiting += 1
         ticket.is_paced = True
         ticket.among = self._deadlines.add(ticket, limit_s)
         too_late = wait_s > SURE * (limit_s - now_s)
