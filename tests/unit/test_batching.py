@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+from typing import Any, cast
+
 import pytest
 
-from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Ticket
-from penstock.inference.program.frames import Reply
+from penstock.inference.gateway import batching
+from penstock.inference.gateway.batching import Backlog, Batch, Failure, Lane, Outcome, Ticket
+from penstock.inference.program.frames import Reply, encode_reply
 
 
 def nobody(_: Ticket, __: Outcome) -> None:
@@ -108,3 +112,94 @@ def test_an_ended_request_is_never_sent() -> None:
 
     assert backlog.take(256, 10**6) == []
     assert len(backlog) == 0
+
+
+class Sent:
+    """The other end of a lane: keeps how many requests each frame held."""
+
+    def __init__(self) -> None:
+        self.frames: list[int] = []
+
+    def write(self, frame: bytes) -> None:
+        self.frames.append(int.from_bytes(frame[4:8], "little"))
+
+
+class Lined:
+    """A lane whose process answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.backlog = Backlog(max_requests=100, max_bytes=10**6)
+        self.sent = Sent()
+        self.lane = Lane(self.take, self.settle)
+        self.lane.connection_made(cast("Any", self.sent))
+
+    def take(self) -> Batch | None:
+        tickets = self.backlog.take(256, 10**6)
+        return Batch(tickets, 0, 20.0, is_alone=True) if tickets else None
+
+    def settle(self, batch: Batch, replies: list[Reply], took_s: float) -> None:
+        assert took_s > 0
+        self.backlog.expect(len(batch.tickets), self.lane.release)
+        for one, reply in zip(batch.tickets, replies, strict=True):
+            one.end(reply)
+
+    async def come(self, number: int) -> None:
+        for _ in range(number):
+            made = ticket(b"t")
+            made.deployment = cast("Any", "some version")
+            self.backlog.push(made)
+        self.lane.wake()
+        await asyncio.sleep(0.01)
+
+    async def answer(self) -> None:
+        await asyncio.sleep(0.01)
+        self.lane.data_received(encode_reply([Reply(200, "", 1, b"")] * self.sent.frames[-1]))
+        await asyncio.sleep(0.01)
+
+
+def test_a_slow_process_waits_for_those_who_were_just_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "LINGER", 1e6)
+    monkeypatch.setattr(batching, "LINGER_S", 600.0)
+
+    async def play() -> tuple[list[int], list[int], list[int]]:
+        lined = Lined()
+        await lined.come(3)
+        await lined.come(1)
+        await lined.answer()
+        await lined.come(1)
+        early = list(lined.sent.frames)
+        await lined.come(2)
+        together = list(lined.sent.frames)
+        await lined.answer()
+        await lined.come(1)
+        lined.lane.release()  # as when another version wants the process
+        await asyncio.sleep(0.01)
+        return early, together, lined.sent.frames
+
+    early, together, at_last = asyncio.run(play())
+
+    assert early == [3]
+    assert together == [3, 4]
+    assert at_last == [3, 4, 1]
+
+
+def test_those_who_do_not_come_back_are_not_waited_for_long_nor_at_all_by_a_quick_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def play() -> list[int]:
+        lined = Lined()
+        await lined.come(2)
+        await lined.come(1)
+        await lined.answer()
+        await asyncio.sleep(0.03)
+        return lined.sent.frames
+
+    soon = asyncio.run(play())
+    monkeypatch.setattr(batching, "LINGER", 1e6)
+    monkeypatch.setattr(batching, "LINGER_S", 600.0)
+    monkeypatch.setattr(batching, "LINGER_FROM_S", 600.0)
+    at_once = asyncio.run(play())
+
+    assert soon == at_once == [2, 1]

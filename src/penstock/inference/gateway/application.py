@@ -28,7 +28,7 @@ from penstock.inference.gateway.explaining import Explainer, Explaining
 from penstock.inference.gateway.fleet import Folders
 from penstock.inference.gateway.grpc_service import GrpcServer
 from penstock.inference.gateway.handover import Word
-from penstock.inference.gateway.hosts import Starter, resident_bytes
+from penstock.inference.gateway.hosts import Starter
 from penstock.inference.gateway.metadata import (
     IndexRequest,
     model_index,
@@ -62,7 +62,9 @@ from penstock.inference.gateway.reading import (
 )
 from penstock.inference.gateway.routing import ModelRoutes, share_now, table
 from penstock.inference.gateway.settings import GatewaySettings
-from penstock.inference.gateway.workers import State, Worker
+from penstock.inference.gateway.sizes import resident_bytes
+from penstock.inference.gateway.state import State
+from penstock.inference.gateway.workers import Worker
 from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.program.frames import INVOCATIONS, V2, WORD
 

@@ -27,6 +27,14 @@ from penstock.inference.program.frames import (
     encode_request,
 )
 
+LINGER_FROM_S = 0.003
+LINGER = 0.2
+LINGER_S = 0.005
+"""A process whose last batch of several took so long waits this part of that time, and so long at
+most, for those who were just answered: callers that ask one request after the other come back at
+once, and would else wait for a batch of the few that came first."""
+COME_BACK = 0.9
+"""Part of them that is waited for; the others may have been drawn for another version."""
 MAX_REPLY_BYTES = 64 * 2**20
 """A worker that announces more is broken."""
 _CREDENTIALS = struct.Struct("3i")
@@ -110,6 +118,8 @@ class Backlog:
         self._quiet: deque[Ticket] = deque()
         self._bytes = 0
         self._bodies = RowsOfBodies()
+        self._expected = inf
+        self._come: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._quiet)
@@ -125,7 +135,14 @@ class Backlog:
                 return False
         self._waiting.append(ticket)
         self._bytes += len(ticket.body)
+        if len(self._waiting) >= self._expected and self._come is not None:
+            self._expected = inf
+            self._come()
         return True
+
+    def expect(self, more: int, come: Callable[[], None]) -> None:
+        """Call once so many more wait, if they come before the next batch is taken."""
+        self._expected, self._come = len(self._waiting) + more, come
 
     def give_back(self, tickets: Sequence[Ticket]) -> None:
         """Put requests that were taken in front again; they have waited longest."""
@@ -137,6 +154,7 @@ class Backlog:
 
         Rows are a guess: the bodies are not read here.
         """
+        self._expected = inf
         batch: list[Ticket] = []
         size, rows, guesses = 0, 0.0, self._bodies.most * max_requests > max_rows
         while self._waiting and len(batch) < max_requests:
@@ -190,6 +208,8 @@ class Batch(NamedTuple):
     """Of the version, in its process."""
     limit_s: float
     """Time for the frame; a worker that takes longer hangs."""
+    is_alone: bool = False
+    """Whether no other version waits for the process."""
 
 
 Settle = Callable[[list[tuple[Ticket, Outcome]]], None]
@@ -204,11 +224,13 @@ class Lane(asyncio.Protocol):
     take
         Gives the next batch of requests; None when nothing waits.
     settle
-        Told of a batch of requests and its replies.
+        Told of a batch of requests, its replies, and the seconds that they took.
     """
 
     def __init__(
-        self, take: Callable[[], Batch | None], settle: Callable[[Batch, list[Reply]], None]
+        self,
+        take: Callable[[], Batch | None],
+        settle: Callable[[Batch, list[Reply], float], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[str] = self._loop.create_future()
@@ -223,6 +245,8 @@ class Lane(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._sent_s = 0.0
         self._woken = False
+        self._held: asyncio.TimerHandle | None = None
+        """While it waits for those who were just answered to ask again."""
 
     async def order(self, kind: int, body: bytes, *, slot: int = 0, limit_s: float) -> Outcome:
         """Ask for something on the gateway's own behalf, before any request that waits."""
@@ -235,7 +259,8 @@ class Lane(asyncio.Protocol):
 
     def wake(self) -> None:
         """Send what waits, once the requests that arrive in this same moment are there too."""
-        if not self._woken and self.in_flight is None and not self.lost.done():
+        held = self._held is not None and not self._orders
+        if not (held or self._woken or self.in_flight is not None or self.lost.done()):
             self._woken = True
             self._loop.call_soon(self._next)
 
@@ -309,17 +334,33 @@ class Lane(asyncio.Protocol):
         self.in_flight = None
         if self._timer is not None:
             self._timer.cancel()
-        self._next()  # before the answers go out: the process need not wait for that
+        took_s = self.since_s()
+        lingers = batch.is_alone and took_s >= LINGER_FROM_S and len(replies) > 1
+        if not lingers:
+            self._next()  # before the answers go out: the process need not wait for that
         if batch.tickets[0].deployment is not None:
-            self._settle(batch, replies)
+            self._settle(batch, replies, took_s)
         elif not batch.tickets[0].ended:
             batch.tickets[0].end(replies[0])
-        self.wake()
+        if lingers and self.in_flight is None and not self.lost.done():
+            self._held = self._loop.call_later(min(took_s * LINGER, LINGER_S), self.release)
+        else:
+            self.wake()
+
+    def release(self) -> None:
+        """Wait no longer for those who were just answered."""
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+            self.wake()
 
     def _next(self) -> None:
         self._woken = False
         if self.in_flight is not None or self.lost.done():
             return
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
         batch = self._orders.popleft() if self._orders else self._take()
         if batch is not None:
             self._send(batch)

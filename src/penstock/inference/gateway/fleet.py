@@ -44,8 +44,9 @@ from penstock.inference.gateway.placing import (
 )
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.sizes import Sizes
+from penstock.inference.gateway.state import State
 from penstock.inference.gateway.watching import LOOK_EVERY_S, STANDS_STILL, Watch
-from penstock.inference.gateway.workers import NoRoomError, Seat, State, Worker
+from penstock.inference.gateway.workers import NoRoomError, Seat, Worker
 
 MAX_SOCKET_PATH = 107
 """Longer paths the kernel refuses."""

@@ -15,19 +15,18 @@ import signal
 import subprocess
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, cast
 
-import psutil
-
 from penstock.domain import Deployment
-from penstock.inference.gateway.batching import Batch, Failure, Lane, Outcome, Ticket
+from penstock.inference.gateway.batching import COME_BACK, Batch, Failure, Lane, Outcome, Ticket
 from penstock.inference.gateway.placed import Placed
 from penstock.inference.gateway.placing import Home
 from penstock.inference.gateway.settings import GatewaySettings
+from penstock.inference.gateway.sizes import anonymous_bytes
 from penstock.inference.program.frames import END, FORK, UNLOAD, Reply
 
 OK = 200
@@ -194,7 +193,7 @@ async def _finish(process: subprocess.Popen[bytes], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _nobody(batch: Batch, replies: list[Reply]) -> None:
+def _nobody(batch: Batch, replies: list[Reply], _: float) -> None:
     raise AssertionError(f"a host answered {len(replies)} requests, and gets none: {batch}")
 
 
@@ -222,6 +221,10 @@ class Slotted(Protocol):
 
     def settle(self, answered: list[tuple[Ticket, Outcome]], took_s: float) -> None:
         """Take the answers of a batch, which was out so long."""
+        ...
+
+    def expect(self, more: int, come: Callable[[], None]) -> None:
+        """Call once so many more requests wait, if they come before the next batch."""
         ...
 
 
@@ -290,6 +293,8 @@ class Child:
         if version.slot in self.seats and version.slot not in self._left:
             self._turns[version.slot] = version
             assert self._lane is not None, "loaded before it was started"
+            if len(self._turns) > 1:
+                self._lane.release()
             self._lane.wake()
             self._hurry(version)
 
@@ -350,17 +355,20 @@ class Child:
             tickets = version.take(others_wait=bool(self._turns))
             if tickets:
                 limits = [version.frame_s, *(each.patience_s for each in self._next())]
+                is_alone = not self._turns
                 self._turns[slot] = version
-                return Batch(tickets, slot, min(limits))
+                return Batch(tickets, slot, min(limits), is_alone)
         return None
 
     def _next(self) -> Iterable[Slotted]:
         return islice(self._turns.values(), 1)
 
-    def _settle(self, batch: Batch, replies: list[Reply]) -> None:
+    def _settle(self, batch: Batch, replies: list[Reply], took_s: float) -> None:
         answered: list[tuple[Ticket, Outcome]] = list(zip(batch.tickets, replies, strict=True))
         assert self._lane is not None, "answered before it was started"
-        self.seats[batch.slot].settle(answered, self._lane.since_s())
+        version = self.seats[batch.slot]
+        version.settle(answered, took_s)
+        version.expect(round(len(replies) * COME_BACK), self._lane.release)
         left = self._left.get(batch.slot)
         if left is not None and not left.done():
             left.set_result(None)
@@ -388,7 +396,7 @@ def _is_asked(batch: Batch) -> bool:
 async def connected(
     path: Path,
     take: Callable[[], Batch | None],
-    settle: Callable[[Batch, list[Reply]], None],
+    settle: Callable[[Batch, list[Reply], float], None],
     ended: Callable[[], str],
     limit_s: float,
 ) -> Lane:
@@ -429,36 +437,6 @@ def foundations(folder: Path) -> list[str]:
     found = [name for name in _FOUNDATIONS if name in words]
     pickled = any(f'"format": "{name}"' in words for name in ("joblib", "pickle", "skops"))
     return found or (["sklearn"] if pickled else [])
-
-
-def resident_bytes(pids: Collection[int]) -> dict[int, int]:
-    """Return the resident memory of processes, the sum over each one and its descendants."""
-    parents: dict[int, int] = {}
-    sizes: dict[int, int] = {}
-    for process in psutil.process_iter(["ppid", "memory_info"]):
-        facts = process.info
-        parents[process.pid] = facts["ppid"]
-        sizes[process.pid] = facts["memory_info"].rss if facts["memory_info"] else 0
-    sums = dict.fromkeys(pids, 0)
-    for pid, size in sizes.items():
-        above: int | None = pid
-        while above and above not in sums:
-            above = parents.get(above)
-        if above:
-            sums[above] += size
-    return sums
-
-
-def anonymous_bytes(pid: int | None) -> int:
-    """Return the memory of a process without its files; 0 when it is gone."""
-    if pid is None:
-        return 0
-    try:
-        found = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return 0
-    shared: int = getattr(found, "shared", 0)
-    return max(found.rss - shared, 0)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,8 @@ import msgspec
 
 from penstock import __version__
 from penstock.inference.gateway.routing import ModelRoutes
-from penstock.inference.gateway.workers import State, Worker
+from penstock.inference.gateway.state import State
+from penstock.inference.gateway.workers import Worker
 
 EXTENSIONS = ("binary_tensor_data", "model_repository_index")
 """What is there beyond the protocol, by the names that others gave it."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import psutil
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +78,36 @@ class Sizes:
     async def _write(self, path: Path) -> None:
         await asyncio.sleep(_WRITE_AFTER_S)
         await asyncio.to_thread(_write, path, dict(self._known))
+
+
+def resident_bytes(pids: Collection[int]) -> dict[int, int]:
+    """Return the resident memory of processes, the sum over each one and its descendants."""
+    parents: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    for process in psutil.process_iter(["ppid", "memory_info"]):
+        facts = process.info
+        parents[process.pid] = facts["ppid"]
+        sizes[process.pid] = facts["memory_info"].rss if facts["memory_info"] else 0
+    sums = dict.fromkeys(pids, 0)
+    for pid, size in sizes.items():
+        above: int | None = pid
+        while above and above not in sums:
+            above = parents.get(above)
+        if above:
+            sums[above] += size
+    return sums
+
+
+def anonymous_bytes(pid: int | None) -> int:
+    """Return the memory of a process without its files; 0 when it is gone."""
+    if pid is None:
+        return 0
+    try:
+        found = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0
+    shared: int = getattr(found, "shared", 0)
+    return max(found.rss - shared, 0)
 
 
 def _read(path: Path) -> dict[str, Size]:

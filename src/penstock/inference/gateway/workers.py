@@ -1,4 +1,4 @@
-"""What answers for each version: a queue of its own, in one process or several of hosts.py.
+"""What answers for each version: a queue of its own, before one process or several.
 
 A `Worker` lives as long as its deployment and outlives its processes; a `Seat` is its place in
 one of them: it loads the version there, warms it, lets requests travel, and begins again when the
@@ -10,44 +10,29 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from penstock.domain import Deployment
 from penstock.inference.gateway.batching import Backlog, Failure, Outcome, Settle, Ticket
 from penstock.inference.gateway.breaker import Breaker, Flow
-from penstock.inference.gateway.hosts import (
-    OK,
-    Child,
-    Gone,
-    NotReadyError,
-    anonymous_bytes,
-    said,
-)
+from penstock.inference.gateway.hosts import OK, Child, Gone, NotReadyError, said
 from penstock.inference.gateway.patience import PATIENCE, Usual
 from penstock.inference.gateway.placed import Placed
 from penstock.inference.gateway.placing import Home, Key, key_of
 from penstock.inference.gateway.settings import GatewaySettings
-from penstock.inference.gateway.sizes import Size, Sizes
+from penstock.inference.gateway.sizes import Size, Sizes, anonymous_bytes
+from penstock.inference.gateway.state import State
 from penstock.inference.program.frames import LOAD, V2
 
 MAX_DEATHS = 2
 """A request in whose company so many workers died is not tried again."""
+
+
 _DEADLINES_FIRST_S = 0.1
 """So much longer than its requests' deadline a worker may take before it is killed."""
-
-
-class State(StrEnum):
-    """What a worker is doing."""
-
-    STARTING = "starting"
-    READY = "ready"
-    UNLOADED = "unloaded"
-    """Not in memory; the first request loads it."""
-    FAILED = "failed"
-    STOPPING = "stopping"
+_ACCEPT = frozenset({State.STARTING, State.UNLOADED})
 
 
 class NoRoomError(Exception):
@@ -94,9 +79,6 @@ class Lodging(Protocol):
     def see_off(self, leaving: Coroutine[Any, Any, None]) -> None:
         """Let something end in its own time."""
         ...
-
-
-_ACCEPT = frozenset({State.STARTING, State.UNLOADED})
 
 
 class Worker:
@@ -378,6 +360,10 @@ class Seat:
     def settle(self, answered: list[tuple[Ticket, Outcome]], took_s: float) -> None:
         """Take the answers of a batch."""
         self.worker.settle(answered, took_s)
+
+    def expect(self, more: int, come: Callable[[], None]) -> None:
+        """Call once so many more requests wait."""
+        self.worker.backlog.expect(more, come)
 
     async def unload(self) -> None:
         """Leave the process until the version is wanted again."""
