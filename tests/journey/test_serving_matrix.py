@@ -1,24 +1,32 @@
-"""Kill or stop anything, at each moment of a rollout, under load: no caller notices.
+"""Kill, stop, hang or grow anything, at each moment of a rollout, under load: no caller notices.
 
-One server lives through all of it. A round takes a version from its start through a step, its
-promotion and a rollback to its end; right after each change one process is killed or stopped.
-The rollouts are made by the test, so that each moment is met exactly; the engine and control are
-the real ones. What a killed gateway has in its hands is lost, and only that.
-A worker that is stopped and not killed is found out by the deadline of what it has in its hands:
-that costs what it holds, and stands in the unit tests.
+One server lives through all of it. A life takes a version from its start through a step, its
+promotion and a rollback to its end; right after each change one process is harmed. The rollouts
+are made by the test, so that each moment is met exactly; the engine and control are real ones.
+Callers come at 500 requests a second. One whose connection breaks sends its request once more,
+which only the death of a gateway makes necessary.
+
+By default some lives are lived, in which each harm is done at some moments;
+``PENSTOCK_FULL_MATRIX=1`` does each at each. The table of what callers saw goes to the file that
+``PENSTOCK_MATRIX_TABLE`` names.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
+import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -29,16 +37,32 @@ from penstock.inference.prediction_log import segments
 from penstock.records import rollouts
 from penstock.records.rollouts import Place
 from penstock.wiring import clock
-from tests.journey.server import Project, Server, Traffic, toy_row
+from tests.journey.open_loop import OpenLoop, Outcome
+from tests.journey.server import TOY_ADAPTER, Project, Server, toy_row
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
+FULL = os.environ.get("PENSTOCK_FULL_MATRIX") == "1"
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(900)]
 
-CALLERS = 4
-PAUSE_S = 0.005
-STOPPED_S = 0.4
-"""So long the gateway, the engine and control are stopped; far less than a deadline."""
+REQUESTS_PER_S = 500
+DEADLINE_S = 4.0
+LIVES = 6
+"""Without `FULL`."""
+BOUND_MB = 192
+SEEN_S = 2.0
+"""By then a worker that hangs is found out."""
 MOMENTS = ("start", "step", "promote", "rollback", "drain")
 WORKERS = ("the old worker", "the new worker")
+HANGS, GROWS = 777.0, 778.0
+"""Rows that make the model do so."""
+ADAPTER = "import time\n" + TOY_ADAPTER.replace(
+    "def predict(model, frame):\n",
+    "KEPT = []\n\n\n"
+    "def predict(model, frame):\n"
+    f"    if {HANGS} in list(frame['x']):\n"
+    "        time.sleep(60)\n"
+    f"    if {GROWS} in list(frame['x']):\n"
+    "        KEPT.append(bytes(bytearray(b'x') * 20_000_000))\n",
+)
 
 
 def places_at(moment: str, old: int, new: int) -> list[Place]:
@@ -66,22 +90,25 @@ def lives() -> Iterator[list[str]]:
     within seconds is refused for a while, rightly.
     """
     names = list(HARMS)
-    left = {m: names[2 * at :] + names[: 2 * at] for at, m in enumerate(MOMENTS)}
+    left = {m: names[3 * at :] + names[: 3 * at] for at, m in enumerate(MOMENTS)}
+    done: Counter[str] = Counter()
     while any(left.values()):
         harmed: set[str] = set()
         life: list[str] = []
         for moment in MOMENTS:
-            fit = [one for one in left[moment] if _worker(one) not in harmed]
-            chosen = fit[0] if fit else NOTHING
+            fit = [one for one in left[moment] if not _harmed(one) & harmed]
+            chosen = min(fit, key=lambda one: done[one]) if fit else NOTHING
             if fit:
                 left[moment].remove(chosen)
-                harmed |= {_worker(chosen)} & {*WORKERS}
+                done[chosen] += 1
+                harmed |= _harmed(chosen)
             life.append(chosen)
         yield life
 
 
-def _worker(harm: str) -> str:
-    return next((one for one in WORKERS if harm.endswith(one)), "none")
+def _harmed(harm: str) -> set[str]:
+    """Return the workers that may die of something; with their host, all do."""
+    return {one for one in WORKERS if harm.endswith((one, "the host"))}
 
 
 def split(server: Server, places: list[Place]) -> None:
@@ -92,7 +119,7 @@ def split(server: Server, places: list[Place]) -> None:
 def workers(server: Server) -> dict[int, dict[str, Any]]:
     try:
         told = server.request("GET", "/penstock/workers", predict=True)[1]
-    except OSError:  # the gateway was killed with this question in its hands
+    except (OSError, http.client.HTTPException):  # the gateway was killed meanwhile
         return {}
     return {one["number"]: one for one in told if one["environment"] == "production"}
 
@@ -105,53 +132,78 @@ def settled(server: Server, places: list[Place]) -> bool:
     )
 
 
-Harm = Callable[[Server, tuple[int, int]], None]
-"""Done to a server whose old and new version have these numbers."""
+class Scene(NamedTuple):
+    """What a harm is done to."""
+
+    server: Server
+    versions: tuple[int, int]
+    """The old one and the new one."""
+    pids: dict[int, int]
+    """Their processes, as far as there were any before the moment."""
+
+    def pid(self, place: int) -> int:
+        """Return the process of the old version (0) or of the new one (1), once it has one."""
+        number = self.versions[place]
+        if number in self.pids:
+            return self.pids[number]
+
+        def found() -> int | None:
+            return workers(self.server).get(number, {}).get("pid")
+
+        return self.server.until(found, "a worker", 20)
+
+
+Harm = Callable[[Scene], None]
 
 
 # ---- what is done to it ----------------------------------------------------------------------
 
 
-def worker_pids(server: Server, number: int) -> list[int]:
-    """Return the process that has a version loaded, once it is ready; none that never is."""
-    ends = time.monotonic() + 3
-    while time.monotonic() < ends:
-        found = workers(server).get(number)
-        if found is not None and found["state"] == "ready":
-            with suppress(psutil.NoSuchProcess):
-                below = psutil.Process(found["pid"]).children(recursive=True)
-                return [found["pid"], *(child.pid for child in below)]
-        time.sleep(0.02)
-    return []
-
-
-def part_pid(server: Server, part: str) -> int:
-    return int((server.home / "run" / f"{part}.pid").read_text())
-
-
-def signalled(pids: list[int], number: signal.Signals) -> None:
-    """Signal processes of this test's own server."""
-    for pid in pids:
-        assert pid > 1
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+def signalled(pid: int, number: signal.Signals) -> None:
+    """Signal a process of this test's own server."""
+    assert pid > 1
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def to_worker(place: int, number: signal.Signals) -> Harm:
-    """Signal the worker of the old version, or of the new one."""
-    return lambda server, versions: signalled(worker_pids(server, versions[place]), number)
+    return lambda scene: signalled(scene.pid(place), number)
 
 
-def kill_part(part: str) -> Harm:
-    return lambda server, _: signalled([part_pid(server, part)], signal.SIGKILL)
+def to_host(number: signal.Signals) -> Harm:
+    def harm(scene: Scene) -> None:
+        with suppress(psutil.NoSuchProcess):
+            host = psutil.Process(scene.pid(0)).parent()
+            assert host is not None
+            assert "--host" in host.cmdline()
+            signalled(host.pid, number)
+
+    return harm
 
 
-def stop_part(part: str) -> Harm:
-    def harm(server: Server, _: tuple[int, int]) -> None:
-        pids = [part_pid(server, part)]
-        signalled(pids, signal.SIGSTOP)
-        time.sleep(STOPPED_S)
-        signalled(pids, signal.SIGCONT)
+def to_part(part: str, number: signal.Signals) -> Harm:
+    return lambda scene: signalled(
+        int((scene.server.home / "run" / f"{part}.pid").read_text()), number
+    )
+
+
+def asked(place: int, value: float, times: int = 1) -> Harm:
+    """Ask a version for what makes it hang or grow, and wait for the answer, but not for long."""
+
+    def harm(scene: Scene) -> None:
+        scene.pid(place)
+        number = scene.versions[place]
+        path = f"/v2/models/toy/versions/{number}/infer"
+        row = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [value]}]}
+
+        def ask() -> None:
+            for _ in range(times):
+                with suppress(OSError, http.client.HTTPException):
+                    scene.server.request("POST", path, row, predict=True)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(SEEN_S)
 
     return harm
 
@@ -159,20 +211,27 @@ def stop_part(part: str) -> Harm:
 NOTHING = "do nothing"
 
 
-def reload(server: Server, _: tuple[int, int]) -> None:
-    supervisor.reload(server.home)
+def reload(scene: Scene) -> None:
+    supervisor.reload(scene.server.home)
 
 
 HARMS: dict[str, Harm] = {
-    NOTHING: lambda _, __: None,
     "kill the old worker": to_worker(0, signal.SIGKILL),
+    "kill the gateway": to_part("gateway", signal.SIGKILL),
+    "hang the new worker": asked(1, HANGS),
+    "stop the host": to_host(signal.SIGSTOP),
+    "stop the old worker": to_worker(0, signal.SIGSTOP),
+    "stop the engine": to_part("engine", signal.SIGSTOP),
+    "grow the new worker": asked(1, GROWS, 9),
+    "kill control": to_part("control", signal.SIGKILL),
+    "hang the old worker": asked(0, HANGS),
+    "stop the gateway": to_part("gateway", signal.SIGSTOP),
     "kill the new worker": to_worker(1, signal.SIGKILL),
-    "kill the gateway": kill_part("gateway"),
-    "stop the gateway": stop_part("gateway"),
-    "kill the engine": kill_part("engine"),
-    "stop the engine": stop_part("engine"),
-    "kill control": kill_part("control"),
-    "stop control": stop_part("control"),
+    "kill the host": to_host(signal.SIGKILL),
+    "grow the old worker": asked(0, GROWS, 9),
+    "stop control": to_part("control", signal.SIGSTOP),
+    "stop the new worker": to_worker(1, signal.SIGSTOP),
+    "kill the engine": to_part("engine", signal.SIGKILL),
 }
 
 
@@ -188,9 +247,13 @@ def logged(server: Server) -> Counter[str]:
 @contextmanager
 def two_versions(folder: Path) -> Generator[Server]:
     """A server with two versions of a model, the first in production."""
-    with Server() as server:
+    server = Server()
+    (server.home / "server.toml").write_text(f"[limits]\nworker_memory_mb = {BOUND_MB}\n")
+    with server:
         project = Project.toy(folder / "project")
-        project.change("penstock.toml", "[canary]", "[serving]\ndeadline_ms = 4000\n[canary]")
+        deadline = f"[serving]\ndeadline_ms = {DEADLINE_S * 1000:.0f}\n[canary]"
+        project.change("penstock.toml", "[canary]", deadline)
+        project.write({"adapter.py": ADAPTER})
         project.change("train.py", "1.0", "1.02")
         project.commit("a deadline")
         project.push(server)
@@ -202,55 +265,82 @@ def two_versions(folder: Path) -> Generator[Server]:
         yield server
 
 
-class Watched:
-    """Callers, and what they noticed."""
-
-    def __init__(self, server: Server, traffic: Traffic) -> None:
-        self.server = server
-        self.traffic = traffic
-        self.noticed: list[str] = []
-
-    def during(self, what: str, moment: str, versions: tuple[int, int], harm: Harm) -> None:
-        """Change the split, do harm at once, and wait until all is well again."""
-        places = places_at(moment, *versions)
-        refused, bad = self.traffic.refused, not_answered(self.traffic)
-        split(self.server, places)
-        harm(self.server, versions)
-        self.server.until(lambda: settled(self.server, places), what, 30)
-        seen = self.traffic.statuses[200]
-        self.server.until(lambda: self.traffic.statuses[200] > seen + 20, what, 30)
-        lost, late = self.traffic.refused - refused, not_answered(self.traffic) - bad
-        if lost > (CALLERS if "kill the gateway" in what else 0):
-            self.noticed.append(f"{what}: {lost} connections lost")
-        if late > 0:
-            self.noticed.append(f"{what}: {late} not answered, {self.traffic.errors}")
+def http_requests(port: int) -> list[bytes]:
+    draw = random.Random(1)
+    made: list[bytes] = []
+    for _ in range(64):
+        body = json.dumps(toy_row(draw)).encode()
+        head = f"POST /v2/models/toy/infer HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        made.append(head.encode() + body)
+    return made
 
 
-def test_whatever_dies_or_stops_at_whatever_moment_no_caller_notices(
+class Seen(NamedTuple):
+    """What callers saw from one harm to the next."""
+
+    what: str
+    outcomes: list[Outcome]
+    broken: int
+
+    def __str__(self) -> str:
+        failed = sum(one.status != 200 for one in self.outcomes)
+        longest_s = max((one.took_s for one in self.outcomes), default=0.0)
+        counted = f"{len(self.outcomes):5} requests {failed:3} failed {self.broken:4} sent again"
+        return f"{self.what:34} {counted}, longest {longest_s:5.2f} s"
+
+
+def went_through(
+    server: Server, load: OpenLoop, what: str, versions: tuple[int, int], harm: Harm
+) -> None:
+    """Change the split, do harm at once, and wait until all is well again."""
+    moment = what.rpartition(" ")[2]
+    places = places_at(moment, *versions)
+    pids = {n: one["pid"] for n, one in workers(server).items() if one["pid"]}
+    split(server, places)
+    harm(Scene(server, versions, pids))
+    server.until(lambda: settled(server, places), what, 40)
+    ends_s = time.monotonic()
+    server.until(
+        lambda: any(one.status == 200 and one.due_s > ends_s for one in load.outcomes[-50:]),
+        what,
+        40,
+    )
+
+
+def test_whatever_is_killed_stopped_hangs_or_grows_no_caller_notices(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    table: list[Seen] = []
     with two_versions(tmp_path) as server:
         began_s, versions = time.monotonic(), (1, 2)
-        with Traffic(server, toy_row, callers=CALLERS, pause_s=PAUSE_S) as traffic:
-            watched = Watched(server, traffic)
-            for life in lives():
+        port = server.predict_port
+        with OpenLoop(port, http_requests(port), REQUESTS_PER_S) as load:
+
+            def through(what: str, versions: tuple[int, int], harm: Harm) -> None:
+                outcomes, broken = len(load.outcomes), load.broken
+                went_through(server, load, what, versions, harm)
+                table.append(Seen(what, load.outcomes[outcomes:], load.broken - broken))
+
+            for life in lives() if FULL else islice(lives(), LIVES):
                 for moment, harm in zip(MOMENTS, life, strict=True):
-                    watched.during(f"{harm} at {moment}", moment, versions, HARMS[harm])
+                    through(f"{harm} at {moment}", versions, HARMS.get(harm, lambda _: None))
                 versions = versions[1], versions[0]
-            watched.during("do nothing at step", "step", versions, HARMS[NOTHING])
-            watched.during("reload at promote", "promote", versions, reload)
+            through("do nothing at step", versions, lambda _: None)
+            through("reload at promote", versions, reload)
         took_s = time.monotonic() - began_s
         server.stop()
         rows = logged(server)
         journal = server.journal()
 
-    answered = [name for name, _ in traffic.answers]
-    record_property("requests_per_s", len(answered) / took_s)
-    record_property("took_s", took_s)
-    assert watched.noticed == [], watched.noticed
+    told = "\n".join(map(str, table))
+    if "PENSTOCK_MATRIX_TABLE" in os.environ:
+        rate, cpu = len(load.outcomes) / took_s, load.cpu_s / took_s
+        told += f"\n{rate:.0f} requests/s, of a core for the client {cpu:.0%}\n"
+        Path(os.environ["PENSTOCK_MATRIX_TABLE"]).write_text(told)
+    record_property("requests_per_s", len(load.outcomes) / took_s)
+    failed = Counter((one.status, one.text) for one in load.outcomes if one.status != 200)
+    assert not failed, f"{failed.most_common(5)}\n{told}"
+    answered = {one.id for one in load.outcomes}
     assert {name: rows[name] for name in answered if rows[name] != 1} == {}
-    assert journal.count("traffic.split") >= len(HARMS) * len(MOMENTS)
-
-
-def not_answered(traffic: Traffic) -> int:
-    return sum(n for status, n in traffic.statuses.items() if status != 200)
+    assert journal.count("traffic.split") >= len(table)
