@@ -69,7 +69,18 @@ def outcome(read: Any) -> Any:
     return asked, [list(map(type, values)) for values in asked.values]
 
 
+def usual(shape: list[Any]) -> dict[str, Any]:
+    """Return a request in the model's order, of one row, whose first shape is this."""
+    document = json.loads(people(40))
+    document["inputs"].sort(key=lambda fields: NAMES.index(fields["name"]))
+    document["inputs"][0]["shape"] = shape
+    return document
+
+
 @given(documents())
+@example(usual([1]))
+@example(usual([True]))
+@example(usual([1.0]))
 @example({"inputs": []})
 @example({"inputs": None})
 @example({})
