@@ -72,7 +72,11 @@ def outcome(read: Any) -> Any:
 def usual(shape: list[Any]) -> dict[str, Any]:
     """Return a request in the model's order, of one row, whose first shape is this."""
     document = json.loads(people(40))
-    document["inputs"].sort(key=lambda fields: NAMES.index(fields["name"]))
+
+    def place(fields: dict[str, Any]) -> int:
+        return NAMES.index(fields["name"])
+
+    document["inputs"].sort(key=place)
     document["inputs"][0]["shape"] = shape
     return document
 
