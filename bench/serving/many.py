@@ -33,7 +33,7 @@ from bench.serving.ours import Built, Kind
 from penstock import __version__
 from penstock.build.trust import provenance, signing
 from penstock.domain import Environment, Role, Version
-from penstock.records import rollouts, runs, schema
+from penstock.records import documents, rollouts, runs, schema
 from penstock.wiring import store
 from tests.journey.server import PENSTOCK
 from tests.journey.server import Server as Home
@@ -112,9 +112,15 @@ def _copies(home: Home, names: Sequence[str]) -> None:
                 (schema.version, "model", MODEL),
             )
         }
+        proof = documents.get(connection, MODEL, 1, documents.PROOF)
+        others = documents.found(connection, MODEL, 1, documents.FIRST_ROWS)
     assert first.attestation_digest is not None, "what was built is attested"
-    stated = keys.verify(provenance.stored(first.attestation_digest, kept)).statement
-    digests = {name: _attested(first, name, stated, keys, kept) for name in names}
+
+    def signed(digest: str) -> dict[str, str]:
+        stated = keys.verify(provenance.stored(digest, kept)).statement
+        return {name: _attested(first, name, stated, keys, kept) for name in names}
+
+    digests, proofs = signed(first.attestation_digest), signed(proof.digest)
     with home.records.write() as connection:
         for number, name in enumerate(names, first.run_id + 1):
             of_run = {**rows[schema.run], "id": number, "model": name}
@@ -126,6 +132,9 @@ def _copies(home: Home, names: Sequence[str]) -> None:
                 (schema.version, of_version),
             ):
                 connection.execute(of.insert().values(**row))
+            documents.add(connection, replace(proof, model=name, digest=proofs[name]))
+            if others is not None:
+                documents.add(connection, replace(others, model=name))
 
 
 def _attested(first: Version, name: str, stated: Any, keys: signing.Keys, kept: Any) -> str:
