@@ -64,7 +64,9 @@ def text(facts: dict[str, Any]) -> str:
 
 
 def _table(facts: dict[str, Any]) -> str:
-    by = {(r["server"], r["rows"], r["connections"]): r for r in facts["rows"]}
+    # In process both models were called: the row is of the one that all servers have.
+    rows = sorted(facts["rows"], key=lambda row: row["model"] == "pipe")
+    by = {(r["server"], r["rows"], r["connections"]): r for r in rows}
     heads = (
         "",
         "1 row, 1 connection: median / p99 ms",

@@ -103,3 +103,14 @@ def test_the_page_and_the_picture_mark_what_does_not_decide() -> None:
     assert "In 1 of 2 rows" in page
     assert ">30,000 ?</text>" in picture
     assert ">900</text>" in picture
+
+
+def test_the_call_in_process_is_that_of_the_model_that_every_server_has() -> None:
+    found = [window("inprocess", 200, 1), window("inprocess", 400, 1, model="lr")]
+    facts: dict[str, Any] = {
+        "date": "2026-01-01", "cores": 2, "python": "3.11", "penstock": "0", "repeats": 3,
+        "seconds": 8, "versions": {}, "failed": [], "left_out": [],
+        "rows": targets.medians(found), **targets.judge(targets.medians(found)),
+    }  # fmt: skip
+
+    assert "| the call in process | 5.00 / 15.00" in report.text(facts)
