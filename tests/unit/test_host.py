@@ -1,6 +1,7 @@
 """The host: forks workers, watches them, and takes them with it when it goes."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 
 from penstock.errors import StoppedError
 from penstock.inference.asking import PROGRAM, Worker
-from penstock.inference.program import frames
+from penstock.inference.program import frames, worker
 from penstock.inference.programs import Connection, Host, Program
 from tests.unit.packed_versions import connected, pack, people
 
+assert worker.Version, "worker.py makes the package under whose name the program's files meet"
 BODY = people(25, 80)
 GREEDY = """
 def load(folder): return []
@@ -97,6 +99,19 @@ def lives(pid: int) -> bool:
 def predicted(ask: Any) -> list[Any]:
     (reply,) = ask([(frames.V2, b"a", BODY)])
     return json.loads(reply.body)["outputs"][0]["data"]
+
+
+def test_a_host_that_nobody_connects_to_ends_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program: Any = importlib.import_module("penstock_worker.host")
+    monkeypatch.setattr(program, "UNWANTED_S", 0.05)
+    told: list[str] = []
+
+    program.Host(str(tmp_path / "h"), told.append, PROGRAM).run()
+
+    assert (tmp_path / "h").is_socket()
+    assert told == []
 
 
 def test_a_forked_worker_loads_answers_and_is_ended(host: Host, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from typing import TextIO
 
 from penstock.domain import Run, RunState
-from penstock.errors import PenstockError
 from penstock.pipeline.tools import Tools
 from penstock.records import rollouts, runs
 
@@ -82,7 +81,7 @@ class Standing:
                 time.sleep(EVERY_S)
                 try:
                     standing = self.look(time.monotonic())
-                except PenstockError as error:
+                except Exception as error:  # noqa: BLE001  whatever it is, it looks again
                     _logger.warning("whether work stands cannot be seen: %s", error)
                     continue
                 self.tell(standing, log)

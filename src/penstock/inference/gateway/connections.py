@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Answer what was asked, then end: the caller sends no more."""
         self._leaving = True
-        return self._answering is not None
+        return self._answering is not None or bool(self._waiting)
 
     def pause_writing(self) -> None:
         """Begin to wait for a caller who does not read."""
@@ -277,16 +277,12 @@ class Connection(asyncio.Protocol):
         self._queue(asked)
 
     def _end_with(self, failure: Failure) -> None:
-        """Say why, and end: no request could be read."""
-        self._deaf = True
-        self._drop()
-        if self._answering is None:
-            self._transport.write(encoded(refused(failure), ends=True))
-            self._transport.close()
-        else:  # first comes what was asked before
-            last = Asked(b"", keep_alive=False)
-            last.refuse(refused(failure))
-            self._waiting.append(last)
+        """Say why what comes now cannot be read, after the answers to what came before."""
+        if self._asked is not None:
+            self._give_back(self._asked)
+        last = Asked(b"", keep_alive=False)
+        last.refuse(refused(failure))
+        self._cut(last)
 
     def _give_back(self, asked: Asked) -> None:
         if asked.admitted is not None:

@@ -46,6 +46,9 @@ LAST_WORDS = 4096
 """Bytes of what a child wrote last that are kept."""
 START_S = 30.0
 """How long a child may take until it listens; it has only to be scheduled."""
+UNWANTED_S = 120.0
+"""A host that nobody connects to for so long has lost who started it: a kill between its fork and
+the moment at which it was bound to its parent leaves nobody who would end it."""
 _SEND_S = 10.0
 _FORKS_WELL = (b"jemalloc_bg_thd",)
 """Threads of pyarrow's allocator, which stops and forgets them around each fork."""
@@ -110,13 +113,18 @@ class Host:
         self._open: list[Any] = [self._selector]
 
     def run(self) -> None:
-        """Do what the connection orders, until it closes."""
+        """Do what the connection orders, until it closes; nothing if nobody connects."""
         _remove(self._path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self._path)
         listener.listen(1)
-        self._connection, _ = listener.accept()
-        listener.close()
+        listener.settimeout(UNWANTED_S)
+        try:
+            self._connection, _ = listener.accept()
+        except socket.timeout:
+            return
+        finally:
+            listener.close()
         self._connection.settimeout(_SEND_S)
         ends, told = os.pipe()
         os.set_blocking(ends, False)
