@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from penstock.inference.gateway.examples import example_request
 from penstock.inference.gateway.figures import Figures
 from penstock.web.drawing import Pages
-from penstock.web.serving import answers, curl, drawn
+from penstock.web.serving import answers, curl, drawn, laid_out
 from penstock.web.traffic import HEIGHT, traffic
 from tests.unit import web_seed
 from tests.unit.web_rig import House, get, house, send
@@ -81,6 +82,18 @@ def test_trying_says_what_the_gateway_said(home: House) -> None:
     assert "The gateway does not answer" in sent.text
     assert "Answer of the test environment" in sent.text
     assert "curl http://127.0.0.1:9/test/v2/models/spam/versions/1/infer" in sent.text
+
+
+def test_a_request_to_change_by_hand_has_a_column_a_line() -> None:
+    columns = [{"name": name, "datatype": "BYTES", "example": "ü"} for name in "ab"]
+    asked = example_request({"columns": columns})
+
+    text = laid_out(asked)
+
+    assert json.loads(text) == asked
+    assert [line[:12] for line in text.splitlines()[1:-1]] == ['{"name": "a"', '{"name": "b"']
+    assert "ü" in text
+    assert json.loads(laid_out(None)) == {"inputs": []}
 
 
 def test_what_a_gateway_tells_is_drawn(home: House) -> None:

@@ -72,8 +72,7 @@ def routes(draw: Pages) -> APIRouter:
     def form(request: Request, name: str) -> Response:
         require(request, "read", name)
         told = serving_of(control, name)
-        body = json.dumps(told["example"], indent=1, ensure_ascii=False)
-        return _page(draw, request, (name, told), body)
+        return _page(draw, request, (name, told), laid_out(told["example"]))
 
     @router.post("/models/{name}/try")
     async def ask(request: Request, name: str) -> Response:
@@ -132,6 +131,13 @@ def drawn(told: Mapping[str, Any]) -> dict[str, Any]:
     known = cast("Sequence[Mapping[str, Any]]", told["versions"])
     versions = [{**_UNTOLD, **one} for one in known]
     return {**told, "versions": versions, "traffic": traffic.traffic(versions)}
+
+
+def laid_out(asked: Mapping[str, Any] | None) -> str:
+    """Return a request as text, a column a line, to be read and changed by people."""
+    inputs: list[Any] = [] if asked is None else asked["inputs"]
+    lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in inputs)
+    return f'{{"inputs": [\n{lines}\n]}}'
 
 
 def _page(
