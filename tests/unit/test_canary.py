@@ -12,17 +12,14 @@ import pytest
 from scipy.stats import nchypergeom_fisher
 
 from penstock.deploy.canary import (
-    LOG_HARM,
-    LOG_SAFE,
     ArmCounts,
     Batch,
     Judgement,
     judge,
     may_step,
-    minutes_to_pass,
-    plan_minutes,
 )
 from penstock.deploy.etest import Counts, log_e_absolute
+from penstock.deploy.planning import LOG_HARM, LOG_SAFE, minutes_to_pass, plan_minutes
 from penstock.domain import Verdict
 
 

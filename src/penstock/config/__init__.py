@@ -5,12 +5,13 @@ file, line, reason and fix, `server` does the same for the server's own settings
 """
 
 from penstock.config.addresses import Address, address
+from penstock.config.approval import Approval
+from penstock.config.canary import Canary
 from penstock.config.reading import json_schema, parse, read, resolve
+from penstock.config.rules import duration_s
 from penstock.config.schema import (
     METRICS,
-    Approval,
     Build,
-    Canary,
     DataSource,
     Environment,
     Evaluate,
@@ -22,7 +23,6 @@ from penstock.config.schema import (
     OwnCheck,
     Quality,
     Speed,
-    duration_s,
 )
 from penstock.config.server import (
     DataSettings,

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 BROKEN = "penstock"
 """The type of the pydantic error that carries `Broken` values in its context."""
 
+Positive = Annotated[float, Field(gt=0)]
 UNIT_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d)")
 

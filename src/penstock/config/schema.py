@@ -16,13 +16,15 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from penstock.config.addresses import SCHEMES, Address, address
+from penstock.config.approval import Approval
+from penstock.config.canary import Canary
 from penstock.config.fairness import Fairness
 from penstock.config.rules import (
     Block,
     Broken,
     Columns,
-    Duration,
     Filled,
+    Positive,
     ProjectPath,
     PythonFile,
     PythonVersion,
@@ -35,7 +37,6 @@ from penstock.config.rules import (
     Variable,
     clash,
     did_you_mean,
-    duration_s,
     not_yet,
     refuse,
     wrong,
@@ -69,7 +70,6 @@ METRICS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
 PEOPLE_BY_RISK = {"low": 0, "medium": 1, "high": 2}
 HOLD_BY_RISK = {"low": "24 h", "medium": "24 h", "high": "72 h"}
 CHECKS_NOT_YET = ("estimated_quality", "data")
-Positive = Annotated[float, Field(gt=0)]
 
 
 def _one_or_several(value: object) -> object:
@@ -316,68 +316,6 @@ class Speed(Block):
         if self.p50_ms is not None and self.p95_ms is not None and self.p50_ms > self.p95_ms:
             reason = f"{self.p50_ms:g} ms is above p95_ms, {self.p95_ms:g} ms."
             refuse([clash(reason, "Set p50_ms at or below p95_ms.", "p50_ms")])
-        return self
-
-
-class Approval(Block):
-    """Who must say yes."""
-
-    people: Annotated[int, Field(ge=0, le=10)] | None = None
-    """Distinct people; by risk 0, 1, 2."""
-    expires: Duration = "14 d"
-
-    @property
-    def expires_s(self) -> float:
-        """Seconds until an unanswered question closes."""
-        return duration_s(self.expires)
-
-
-class Canary(Block):
-    """How a version takes over the traffic, and when it is sent back."""
-
-    steps: Several[int] | None = None
-    """Percent of the requests, rising; full traffic follows the last."""
-    batch_s: Positive = 60
-    """Seconds between two looks."""
-    horizon: Duration = "24 h"
-    """When a share that stays undecided is held."""
-    hold: Duration | None = None
-    """How long a held rollout waits for a person before it is rolled back; 24 h, high: 72 h."""
-    p_max_errors: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Share of failed requests that is harm, whatever the champion does."""
-    p_max_slow: Annotated[float, Field(gt=0, lt=1)] = 0.10
-    """Share of slow requests that is harm, whatever the champion does."""
-
-    @property
-    def horizon_s(self) -> float:
-        """The horizon in seconds."""
-        return duration_s(self.horizon)
-
-    @property
-    def hold_s(self) -> float | None:
-        """The hold in seconds; None before `resolve`."""
-        return None if self.hold is None else duration_s(self.hold)
-
-    @field_validator("steps")
-    @classmethod
-    def _rising(cls, steps: Sequence[int] | None) -> Sequence[int] | None:
-        broken: list[Broken] = []
-        if steps is not None and not steps:
-            broken.append(wrong("is empty.", "Write steps = [5, 25, 50]."))
-        if any(not 0 < share < 100 for share in steps or ()):
-            reason = f"{list(steps or ())} holds a share that is not from 1 to 99."
-            fix = "Name percents below 100; full traffic follows by itself."
-            broken.append(wrong(reason, fix))
-        elif list(steps or ()) != (rising := sorted(set(steps or ()))):
-            broken.append(wrong(f"{list(steps or ())} does not rise.", f"Write steps = {rising}."))
-        refuse(broken)
-        return steps
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        if self.horizon_s < self.batch_s:
-            reason = f'"{self.horizon}" is shorter than one batch, {self.batch_s:g} s.'
-            refuse([clash(reason, "Make the horizon several batches long.", "horizon")])
         return self
 
 

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from penstock.config import ModelConfig
+from penstock.deploy import places
 from penstock.deploy.canary import Batch, Judgement, may_step
 from penstock.domain import (
     Environment,
@@ -42,9 +43,6 @@ PERIODS = {
     "week": timedelta(weeks=1),
     "month": timedelta(days=30),
 }
-LEASE_LOOKS = 3
-"""A challenger's lease outlives this many looks; with the engine gone longer, it ends."""
-LEASE_LEAST = timedelta(seconds=10)
 
 
 def settings(version: Version) -> ModelConfig:
@@ -98,7 +96,7 @@ def begin(change: Change, of: Rollout, traffic: Traffic) -> Rollout:
         shares=list(shares) if of.champion is not None else [],
         settings={**of.settings, "slow_ms": traffic.slow_ms},
     )
-    _split(change, started, share=0 if of.champion is not None else 100)
+    places.split(change, started, share=0 if of.champion is not None else 100)
     return started
 
 
@@ -152,7 +150,7 @@ def hold(change: Change, of: Rollout, *, reason: str) -> Rollout:
         hold_until=until,
         next_look_at=None,
     )
-    rollouts.renew_lease(change.connection, held, until + LEASE_LEAST)
+    rollouts.renew_lease(change.connection, held, until + places.LEASE_LEAST)
     _tell(change, held, f"{held.model}@{held.challenger} is held at {held.share} %", reason)
     return held
 
@@ -193,15 +191,15 @@ def step_now(change: Change, engine: Engine, of: Rollout, share: int | None) -> 
 def release(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Rollout:
     """Make the challenger the champion; the old champion stays loaded as previous."""
     promoting = rollouts.move(change, of, RolloutState.PROMOTING, reason=reason, share=100)
-    places = [Place(of.challenger, Role.CHAMPION, 100)]
+    serving = [Place(of.challenger, Role.CHAMPION, 100)]
     if of.champion is not None:
-        places.append(Place(of.champion, Role.PREVIOUS, 0))
-    places += _still_warm(change, of)
+        serving.append(Place(of.champion, Role.PREVIOUS, 0))
+    serving += places.still_warm(change, of)
     rollouts.split(
         change,
         of.model,
         of.environment,
-        places,
+        serving,
         reason=f"{of.model}@{of.challenger} is the champion",
     )
     full = rollouts.move(
@@ -226,7 +224,7 @@ def give_back(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Ro
         back = rollouts.move(change, of, RolloutState.ROLLED_BACK, reason=reason)
     else:
         going = rollouts.move(change, of, RolloutState.ROLLING_BACK, reason=reason, share=0)
-        _split_back(change, going)
+        places.split_back(change, going)
         back = rollouts.move(
             change,
             going,
@@ -317,7 +315,7 @@ def _share(
         hold_until=None,
         **columns,
     )
-    _split(change, shared, share=shared.share)
+    places.split(change, shared, share=shared.share)
     _enqueue_look(change, engine, shared)
     return shared
 
@@ -331,7 +329,7 @@ def _look_again(change: Change, engine: Engine, of: Rollout, *, reason: str) -> 
         look=of.look + 1,
         next_look_at=_next(change.now, of),
     )
-    rollouts.renew_lease(change.connection, again, _lease(change.now, again))
+    rollouts.renew_lease(change.connection, again, places.lease(change.now, again))
     _enqueue_look(change, engine, again)
     return again
 
@@ -350,46 +348,6 @@ def _enqueue_look(change: Change, engine: Engine, of: Rollout) -> None:
 
 def _next(now: datetime, of: Rollout) -> datetime:
     return now + timedelta(seconds=of.settings["batch_s"])
-
-
-def _lease(now: datetime, of: Rollout) -> datetime:
-    return now + max(LEASE_LEAST, timedelta(seconds=LEASE_LOOKS * of.settings["batch_s"]))
-
-
-def _split(change: Change, of: Rollout, *, share: int) -> None:
-    places = [
-        Place(
-            of.challenger,
-            Role.CHALLENGER,
-            share,
-            lease_until=_lease(change.now, of) if of.champion is not None else None,
-            rollout_id=of.id,
-        )
-    ]
-    if of.champion is not None:
-        places.append(Place(of.champion, Role.CHAMPION, 100 - share))
-    places += _still_warm(change, of, also=Role.PREVIOUS)
-    rollouts.split(change, of.model, of.environment, places, reason=of.reason)
-
-
-def _split_back(change: Change, of: Rollout) -> None:
-    places = [] if of.champion is None else [Place(of.champion, Role.CHAMPION, 100)]
-    places += _still_warm(change, of, also=Role.PREVIOUS)
-    rollouts.split(change, of.model, of.environment, places, reason=of.reason)
-
-
-def _still_warm(change: Change, of: Rollout, also: Role | None = None) -> list[Place]:
-    """Return the older loaded versions; on release the previous becomes one of them."""
-    present = rollouts.deployments(
-        change.connection, model_name=of.model, environment=of.environment
-    )
-    older = [
-        d
-        for d in present
-        if d.role in {Role.PREVIOUS, Role.WARM} and d.number not in {of.challenger, of.champion}
-    ]
-    newest = sorted(older, key=lambda d: d.number, reverse=True)[:1]
-    return [Place(d.number, d.role if d.role is also else Role.WARM, 0) for d in newest]
 
 
 def _end_run(change: Change, of: Rollout, to: RunState, *, reason: str) -> None:
