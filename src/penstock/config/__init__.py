@@ -7,21 +7,19 @@ file, line, reason and fix, `server` does the same for the server's own settings
 from penstock.config.addresses import Address, address
 from penstock.config.approval import Approval
 from penstock.config.canary import Canary
+from penstock.config.quality import METRICS, Limit, Quality
 from penstock.config.reading import json_schema, parse, read, resolve
 from penstock.config.rules import duration_s
 from penstock.config.schema import (
-    METRICS,
     Build,
     DataSource,
     Environment,
     Evaluate,
     Fairness,
-    Limit,
     Model,
     ModelConfig,
     Monitor,
     OwnCheck,
-    Quality,
     Speed,
 )
 from penstock.config.server import (

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from penstock.config.addresses import SCHEMES, Address, address
 from penstock.config.approval import Approval
 from penstock.config.canary import Canary
 from penstock.config.fairness import Fairness
+from penstock.config.quality import Quality
 from penstock.config.rules import (
     Block,
     Broken,
@@ -48,25 +48,6 @@ MODEL_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 
 OWN_NAME = r"[a-z0-9](?:[a-z0-9._-]{0,58}[a-z0-9])?"
 
-METRICS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
-    {
-        "roc_auc": (0, 1),
-        "roc_auc_ovr": (0, 1),
-        "average_precision": (0, 1),
-        "accuracy": (0, 1),
-        "precision": (0, 1),
-        "recall": (0, 1),
-        "f1": (0, 1),
-        "f1_macro": (0, 1),
-        "brier": (0, 1),
-        "log_loss": (0, None),
-        "mae": (0, None),
-        "rmse": (0, None),
-        "r2": (None, 1),
-    }
-)
-"""Each measure of quality with its least and its greatest possible value; None = unbounded."""
-
 PEOPLE_BY_RISK = {"low": 0, "medium": 1, "high": 2}
 HOLD_BY_RISK = {"low": "24 h", "medium": "24 h", "high": "72 h"}
 CHECKS_NOT_YET = ("estimated_quality", "data")
@@ -78,27 +59,6 @@ def _one_or_several(value: object) -> object:
 
 def _role(single: Mapping[str, str | None], column: str) -> str:
     return next(key for key, name in single.items() if name == column)
-
-
-def _metric(name: str) -> str:
-    if name not in METRICS:
-        near = did_you_mean(name, METRICS)
-        fix = f'Did you mean "{near}"?' if near else f"Choose from {', '.join(METRICS)}."
-        refuse([wrong(f'"{name}" is no measure of quality.', fix)])
-    return name
-
-
-Metric = Annotated[str, AfterValidator(_metric)]
-
-
-def _limit_rules(name: str, limit: Limit) -> Iterator[Broken]:
-    least, greatest = METRICS[name]
-    if limit.min is not None and greatest is not None and limit.min > greatest:
-        reason = f"min {limit.min:g} is above {greatest:g}, the best possible value."
-        yield wrong(reason, f"Set min at or below {greatest:g}.", name, "min")
-    if limit.max is not None and least is not None and limit.max < least:
-        reason = f"max {limit.max:g} is below {least:g}, the least possible value."
-        yield wrong(reason, f"Set max at or above {least:g}.", name, "max")
 
 
 class Model(Block):
@@ -253,41 +213,6 @@ class Evaluate(Block):
                 broken.append(clash(reason, fix, "sensitive", number))
         refuse(broken)
         return self
-
-
-class Limit(Block):
-    """A least and a greatest value that pass; one of the two is enough."""
-
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        if self.min is None and self.max is None:
-            refuse([wrong("has neither min nor max.", "Write { min = 0.80 }.")])
-        if self.min is not None and self.max is not None and self.min > self.max:
-            reason = f"min {self.min:g} is above max {self.max:g}: nothing can pass."
-            refuse([clash(reason, "Exchange them, or take one out.")])
-        return self
-
-
-class Quality(Block):
-    """How good a version must be, by itself and beside the champion."""
-
-    primary: Metric | None = None
-    """The measure for "is it better?"; by kind of model roc_auc, accuracy or mae."""
-    limits: dict[Metric, Limit] = Field(default_factory=dict)
-    """Limit by measure: { roc_auc = { min = 0.80 } }."""
-    margin: Annotated[float, Field(ge=0)] | None = None
-    """How much worse than the champion is still "not worse"; the default depends on the risk."""
-    slices: Columns = ()
-    """Columns; no group of theirs may become provably worse."""
-
-    @field_validator("limits")
-    @classmethod
-    def _possible(cls, limits: dict[str, Limit]) -> dict[str, Limit]:
-        refuse(broken for name, limit in limits.items() for broken in _limit_rules(name, limit))
-        return limits
 
 
 class Explain(Block):

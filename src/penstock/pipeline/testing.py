@@ -7,25 +7,22 @@ Both answer the same rows through that endpoint; what is judged here is what wil
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from penstock.check import comparison, dossier, gate, quality, speed
-from penstock.check.answers import Answers
+from penstock.check import dossier, gate, speed
 from penstock.check.evaluation import Evaluation
-from penstock.config import ModelConfig
 from penstock.deploy import approval, rollout, staging
 from penstock.domain import JSON, CheckResult, Environment, RunState, Verdict, Version
 from penstock.errors import StoppedError
 from penstock.inference.endpoint import Endpoint
-from penstock.pipeline import carding
-from penstock.pipeline.answering import answers_of
-from penstock.pipeline.tools import Work, evaluation_of, reasons, worst
-from penstock.records import rollouts, runs
+from penstock.pipeline import carding, judging
+from penstock.pipeline.contests import can_ask, contest
+from penstock.pipeline.tools import Work, reasons, worst
+from penstock.records import runs
 
 READY_S = 120.0
 SPEED_REQUESTS = 200
@@ -34,7 +31,7 @@ SPEED_REQUESTS = 200
 async def test(work: Work) -> None:
     """Do the stage, up to the question to people; what follows is `decide`."""
     await work.step("deploy", lambda: deploy(work))
-    await work.step("quality", lambda: judge_quality(work))
+    await work.step("quality", lambda: judging.judge_quality(work))
     await work.step("speed", lambda: judge_speed(work))
     await work.durable("card", partial(carding.keep, work))
 
@@ -52,180 +49,13 @@ def deploy(work: Work) -> JSON:
     return {"reason": f"answers in the test environment{beside}", "champion": champion}
 
 
-@dataclass(frozen=True, slots=True)
-class Contest:
-    """The version and its champion, on the rows on which both are judged."""
-
-    version: Version
-    champion: Version | None
-    config: ModelConfig
-    evaluation: Evaluation
-
-
-def contest(work: Work) -> Contest | None:
-    """Return who is compared on what; None without evaluation data."""
-    version = work.version()
-    config = rollout.settings(version)
-    evaluation = evaluation_of(work, config)
-    if evaluation is None or version.signature is None:
-        return None
-    with work.tools.database.read() as connection:
-        serving = rollouts.champion(connection, work.run.model)
-        champion = None
-        if serving is not None and serving.number != work.run.number:
-            champion = runs.version_of(connection, work.run.model, serving.number)
-    return Contest(version, champion, config, evaluation)
-
-
-def judge_quality(work: Work) -> JSON:
-    """Recompute the version's quality through its endpoint, and compare it with the champion."""
-    found = contest(work)
-    if found is None:
-        result = CheckResult(
-            "quality.measured",
-            Verdict.UNDECIDED,
-            "no [evaluate]: quality is not known",
-            {"question": "How good is it?"},
-        )
-        work.keep([result])
-        return {"state": "undecided", "reason": result.summary}
-    results = _quality(work, found)
-    work.keep(results)
-    return {"state": worst(results), "reason": reasons(results)}
-
-
-def _quality(work: Work, found: Contest) -> list[CheckResult]:
-    challenger = _answers(work, found.version, found.evaluation)
-    assert found.version.signature is not None, f"{found.version} has no signature"
-    task = str(found.version.signature["task"])
-    labels = found.evaluation.label
-    values = quality.measure(task, labels, challenger)
-    before: Answers | None = None
-    if found.champion is not None and _can_ask(found.champion, found.evaluation):
-        before = _answers(work, found.champion, found.evaluation)
-    metric = found.config.quality.primary or quality.primary_metric(
-        task,
-        len(challenger.classes or ()),
-        probabilities=challenger.probability is not None,
-    )
-    champion = quality.measure(task, labels, before) if before is not None else {}
-    report = {
-        "metric": metric,
-        "values": values,
-        "interval": quality.interval(metric, labels, challenger) if metric in values else None,
-        "champion": champion,
-        "rows": len(labels),
-    }
-    work.report("quality").write_text(json.dumps(report), encoding="utf-8")
-    results = [_measured(metric, values, champion, rows=len(labels))]
-    results += quality.limits(
-        values,
-        {name: (limit.min, limit.max) for name, limit in found.config.quality.limits.items()},
-        rows=len(labels),
-        intervals={
-            name: quality.interval(name, labels, challenger)
-            for name in found.config.quality.limits
-            if name in values
-        },
-        champion=champion,
-    )
-    if found.champion is not None:
-        results.append(_not_worse(found, metric, before, challenger, champion))
-    return results
-
-
-def _measured(
-    metric: str, values: Mapping[str, float], champion: Mapping[str, float], *, rows: int
-) -> CheckResult:
-    """Say the value of the main measure; no limit, so known is passed."""
-    evidence: dict[str, Any] = {
-        "metric": metric,
-        "value": values.get(metric),
-        "champion": champion.get(metric),
-        "values": dict(values),
-        "rows": rows,
-        "reading": "measured",
-        "question": "How good is it on cases that it has not seen?",
-    }
-    if metric not in values:
-        return CheckResult(
-            "quality.measured", Verdict.UNDECIDED, f"{rows} rows do not define {metric}", evidence
-        )
-    told = f"{metric} {quality.number(values[metric])} on {rows:,} rows"
-    if metric in champion:
-        told += f", champion {quality.number(champion[metric])}"
-    return CheckResult("quality.measured", Verdict.PASSED, told, evidence)
-
-
-def _not_worse(
-    found: Contest,
-    metric: str,
-    before: Answers | None,
-    challenger: Answers,
-    champion: Mapping[str, float],
-) -> CheckResult:
-    question = {"question": "Is it better than what we use today?", "metric": metric}
-    if before is None:
-        return CheckResult(
-            "quality.not_worse",
-            Verdict.UNDECIDED,
-            f"{found.champion} needs columns that this evaluation data lacks; a person decides",
-            question,
-        )
-    assert found.champion is not None, "a comparison without a champion"
-    config = found.config
-    margin = config.quality.margin
-    if margin is None:
-        margin = quality.default_margin(metric, config.model.risk, champion.get(metric, 0.0))
-    result = comparison.compare(
-        metric,
-        found.evaluation.label,
-        before,
-        challenger,
-        margin=margin,
-        slices={
-            name: found.evaluation.features.column(name).to_numpy(zero_copy_only=False)
-            for name in config.quality.slices
-        },
-    )
-    if found.champion.data_digest != found.version.data_digest:
-        return CheckResult(
-            result.check,
-            Verdict.UNDECIDED,
-            f"the evaluation data changed since {found.champion} was judged; on the new rows: "
-            + result.summary,
-            {**result.evidence, "judged": str(result.verdict)},
-        )
-    return result
-
-
-def _can_ask(version: Version, evaluation: Evaluation) -> bool:
-    needed = [str(column["name"]) for column in (version.signature or {"columns": []})["columns"]]
-    return all(name in evaluation.features.column_names for name in needed)
-
-
-def _answers(work: Work, version: Version, evaluation: Evaluation) -> Answers:
-    endpoint = work.tools.endpoint(version.model, version.number, Environment.TEST)
-    try:
-        told = endpoint.predict(wanted(version, evaluation), version.signature)
-    finally:
-        endpoint.close()
-    return answers_of(told, version.signature)
-
-
-def wanted(version: Version, evaluation: Evaluation) -> pa.Table:
-    """Return the evaluation rows with the columns that a version wants."""
-    assert version.signature is not None, f"{version} has no signature"
-    return evaluation.for_columns([str(column["name"]) for column in version.signature["columns"]])
-
-
 def judge_speed(work: Work) -> JSON:
     """Measure latency, memory and cold start in the test environment."""
     found = contest(work)
     if found is None:
         return {"state": "skipped", "reason": "no [evaluate]: no rows to send"}
     versions = [found.version]
-    if found.champion is not None and _can_ask(found.champion, found.evaluation):
+    if found.champion is not None and can_ask(found.champion, found.evaluation):
         versions.append(found.champion)
     mine, *others = _measure(work, versions, found.evaluation)
     stated = found.config.speed
