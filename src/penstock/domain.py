@@ -390,8 +390,9 @@ class Deployment:
     """The version's block [serving], defaults filled in, and ``path``: which call of its model
     answers; ``proof``: the digest of the signed statement that says so."""
     key: str | None = None
-    """Column that names the customer: requests with the same value go to the same version. No
-    configuration sets it before the judgement of a canary can count by customers."""
+    """Column that names the customer: requests with the same value go to the same version."""
+    redraw: bool = False
+    """Whether customers are drawn anew each hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,7 @@ sensitive = ["y", "y"]
 limits = { roc_auc = { mim = 3 }, auc = { min = 0.1 }, accuracy = { min = 0.9, max = 0.1 } }
 [canary]
 steps = [5, 1]
-key = "customer"
+key = ""
 hold = "3 weeks"
 [[monitor]]
 every = "day"
@@ -199,7 +199,7 @@ name = "x"
         ("PS015", 15, "quality.limits.auc"),
         ("PS016", 15, "quality.limits.accuracy"),
         ("PS015", 17, "canary.steps"),
-        ("PS017", 18, "canary.key"),
+        ("PS015", 18, "canary.key"),
         ("PS015", 19, "canary.hold"),
         ("PS015", 24, "monitor[1].checks[0]"),
         ("PS017", 24, "monitor[1].checks[1]"),
@@ -262,6 +262,7 @@ name = "x"
             ("PS015", 4, "canary.steps", "Write steps = [5, 25]."),
         ),
         (model('[canary]\nhorizon = "10 s"'), ("PS016", 4, "canary.horizon", None)),
+        (model('[canary]\nredraw = "hour"'), ("PS016", 4, "canary.redraw", None)),
         (model("[canary]\np_max_slow = 1"), ("PS015", 4, "canary.p_max_slow", None)),
         (model("[speed]\np50_ms = 9\np95_ms = 5"), ("PS016", 4, "speed.p50_ms", None)),
         (model("[speed]\nmin_rps = 9"), ("PS017", 4, "speed.min_rps", None)),

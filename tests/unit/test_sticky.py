@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 from penstock.domain import Deployment, Environment, Role
 from penstock.inference.gateway.sticky import (
     BUCKETS,
+    HOUR_US,
     NO_BUCKET,
     READ_BYTES,
     bucket_of,
     customer_in,
+    place_of,
+    places,
 )
 from penstock.inference.program.frames import CSV, INVOCATIONS, V2
 from tests.unit.gateway_rig import Rig, a_rig, canary, running, version
@@ -42,14 +46,30 @@ def test_buckets_are_even_and_another_rollout_draws_customers_anew() -> None:
     another = replace(CHALLENGER, rollout_id=8)
     names = [str(n) for n in range(20_000)]
 
-    first = [bucket_of(name, CHALLENGER) for name in names]
-    second = [bucket_of(name, another) for name in names]
+    buckets = [bucket_of(name, CHALLENGER) for name in names]
+    first = [place_of(bucket, CHALLENGER, 0) for bucket in buckets]
+    second = [place_of(bucket_of(name, another), another, 0) for name in names]
 
-    tenths = [sum(b // (BUCKETS // 10) == tenth for b in first) for tenth in range(10)]
+    tenths = [sum(b // (BUCKETS // 10) == tenth for b in buckets) for tenth in range(10)]
     assert min(tenths) > 1800
     assert max(tenths) < 2200
-    both = sum(a < BUCKETS // 10 and b < BUCKETS // 10 for a, b in zip(first, second, strict=True))
-    assert both == pytest.approx(200, abs=60)
+    assert sum(a < 0.1 for a in first) == pytest.approx(2000, abs=250)
+    both = sum(a < 0.1 and b < 0.1 for a, b in zip(first, second, strict=True))
+    assert both == pytest.approx(200, abs=80)
+
+
+def test_buckets_are_drawn_one_by_one_and_each_hour_where_that_is_asked_for() -> None:
+    redrawn = replace(CHALLENGER, redraw=True)
+    hours = [np.array(places(redrawn, draw)) for draw in range(100)]
+
+    assert places(CHALLENGER, 0) == places(redrawn, 0)
+    assert place_of(17, redrawn, 3 * HOUR_US + 1) == hours[3][17]
+    assert place_of(17, CHALLENGER, 3 * HOUR_US + 1) == hours[0][17]
+    drawn = np.array([(hour < 0.1).sum() for hour in hours])
+    # Independent draws: the number is binomial, mean 1,000, standard deviation 30.
+    assert drawn.mean() == pytest.approx(1000, abs=15)
+    assert drawn.std() == pytest.approx(30, abs=10)
+    assert np.corrcoef(hours[0], hours[1])[0, 1] == pytest.approx(0, abs=0.05)
 
 
 BODIES: list[tuple[int, Any, str | None]] = [
@@ -119,7 +139,9 @@ def test_a_customer_stays_in_the_challengers_share_as_it_rises(rig: Rig) -> None
 
     few, many = ({n for n, number in each.items() if number == 2} for each in arms)
     assert few < many
-    expected = {str(n) for n in range(60) if bucket_of(str(n), keyed(50)[1]) < BUCKETS // 2}
+    challenger = keyed(50)[1]
+    places_of = {str(n): place_of(bucket_of(str(n), challenger), challenger, 0) for n in range(60)}
+    expected = {name for name, place in places_of.items() if place < 0.5}
     assert many == expected
 
 

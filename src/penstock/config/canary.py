@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,10 @@ class Canary(Block):
     """Share of failed requests that is harm, whatever the champion does."""
     p_max_slow: Annotated[float, Field(gt=0, lt=1)] = 0.10
     """Share of slow requests that is harm, whatever the champion does."""
+    key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Customers stay with one version: by the header Penstock-Key, else by this column."""
+    redraw: Literal["never", "hour"] = "never"
+    """When customers are drawn anew."""
 
     @property
     def horizon_s(self) -> float:
@@ -63,7 +67,12 @@ class Canary(Block):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
+        broken: list[Broken] = []
         if self.horizon_s < self.batch_s:
             reason = f'"{self.horizon}" is shorter than one batch, {self.batch_s:g} s.'
-            refuse([clash(reason, "Make the horizon several batches long.", "horizon")])
+            broken.append(clash(reason, "Make the horizon several batches long.", "horizon"))
+        if self.redraw != "never" and self.key is None:
+            reason = "there is no key, so each request is drawn by itself."
+            broken.append(clash(reason, 'Name the column: key = "customer_id".', "redraw"))
+        refuse(broken)
         return self

@@ -360,5 +360,6 @@ def _deployment(row: Any) -> Deployment:
     config: JSON = fields.pop("config")
     how = {name: fields.pop(name) for name in ("path", "proof")}
     fields["serving"] = {**(config.get("serving") or {}), **how}
-    fields["key"] = (config.get("canary") or {}).get("key")
+    canary: JSON = config.get("canary") or {}
+    fields["key"], fields["redraw"] = canary.get("key"), canary.get("redraw") == "hour"
     return Deployment(**fields)

@@ -40,7 +40,7 @@ from penstock.inference.gateway.questions import (
 from penstock.inference.gateway.routing import ModelRoutes, choose
 from penstock.inference.gateway.settings import GatewaySettings
 from penstock.inference.gateway.shadowing import Copies
-from penstock.inference.gateway.sticky import BUCKETS, NO_BUCKET, bucket_of, customer_in
+from penstock.inference.gateway.sticky import NO_BUCKET, bucket_of, customer_in, place_of
 from penstock.inference.prediction_log import redaction
 from penstock.inference.prediction_log.segments import Entry, PredictionLog
 from penstock.inference.program.frames import V2, Reply
@@ -264,7 +264,11 @@ class Predictions:
     ) -> Deployment:
         ready = self.fleet.is_ready
         if question.number is None:
-            drawn = self._random.random() if bucket == NO_BUCKET else bucket / BUCKETS
+            challenger = routes.challenger
+            if challenger is None or bucket == NO_BUCKET:
+                drawn = self._random.random()
+            else:
+                drawn = place_of(bucket, challenger, _us(now))
             chosen = choose(routes, drawn=100 * drawn, now=now, ready=ready)
         else:
             named = routes.running.get(question.number)

@@ -1,13 +1,19 @@
 """Which arm a customer belongs to, for a rollout that draws customers and not requests.
 
 A customer is the value of a key: of the header ``Penstock-Key``, else of a column of the body.
-It is hashed with a salt of the rollout into one of `BUCKETS` buckets. An arm is a range of
-buckets that begins at 0, so that a share that rises keeps the customers who are in already, and
-another rollout draws them anew.
+It is hashed with a salt of the rollout into one of `BUCKETS` buckets, and each bucket is drawn by
+itself: another hash gives it a place from 0 to 1, and the challenger has the buckets below its
+share. So a share that rises keeps the customers who are in already, another rollout draws them
+anew, and so does another hour where the rollout asks for it.
+
+The judgement of the canary rests on the draws being independent of each other: then a wager on
+the arm of a bucket, given what its customers met, has mean 1 when the version changes nothing.
+An arm of exactly so many buckets would not do: draws without replacement depend on each other.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -20,6 +26,7 @@ from penstock.inference.program.frames import INVOCATIONS, V2, V2_BINARY
 BUCKETS = 10_000
 NO_BUCKET = -1
 """Of a request without a key: it is drawn by itself."""
+HOUR_US = 3_600_000_000
 READ_BYTES = 64 * 2**10
 """A greater body is not searched for a key."""
 KEY_CHARS = 200
@@ -37,10 +44,41 @@ def bucket_of(customer: str, of: Deployment) -> int:
     >>> bucket_of("1017", of), bucket_of("1018", of)
     (2906, 198)
     """
-    salt = f"{of.environment.value}/{of.model}/{of.rollout_id}".encode()
+    return _hashed(_salt(of), customer.encode()) % BUCKETS
+
+
+def place_of(bucket: int, of: Deployment, arrived_us: int) -> float:
+    """Return where in ``[0, 1)`` a bucket was drawn, for a request that arrived at a time."""
+    return _part(_hashed(_salt(of), b"%d@%d" % (bucket, draw_of(of, arrived_us))))
+
+
+def places(of: Deployment, draw: int) -> list[float]:
+    """Return the places of all buckets in one draw."""
+    salt = _salt(of)
+    return [_part(_hashed(salt, b"%d@%d" % (bucket, draw))) for bucket in range(BUCKETS)]
+
+
+def draw_of(of: Deployment, arrived_us: int) -> int:
+    """Return in which draw a request was that arrived at a time: the hour since 1970, or 0."""
+    return arrived_us // HOUR_US if of.redraw else 0
+
+
+def _salt(of: Deployment) -> bytes:
+    return _digest(f"{of.environment.value}/{of.model}/{of.rollout_id}")
+
+
+@lru_cache(maxsize=1024)
+def _digest(salt: str) -> bytes:
     # A key has at most 64 bytes, and a model's name may be as long.
-    keyed = blake2b(customer.encode(), digest_size=8, key=blake2b(salt, digest_size=32).digest())
-    return int.from_bytes(keyed.digest(), "big") % BUCKETS
+    return blake2b(salt.encode(), digest_size=32).digest()
+
+
+def _part(hashed: int) -> float:
+    return (hashed >> 11) / 2.0**53
+
+
+def _hashed(salt: bytes, what: bytes) -> int:
+    return int.from_bytes(blake2b(what, digest_size=8, key=salt).digest(), "big")
 
 
 def customer_in(kind: int, body: bytes, column: str) -> str | None:
