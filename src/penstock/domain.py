@@ -108,6 +108,8 @@ class RolloutState(StrEnum):
 
     QUEUED = "queued"
     STARTING = "starting"
+    SHADOW = "shadow"
+    """It gets copies of requests; nobody gets its answers."""
     CANARY = "canary"
     PAUSED = "paused"
     PROMOTING = "promoting"
@@ -119,7 +121,21 @@ class RolloutState(StrEnum):
 ROLLOUT_MOVES: Mapping[RolloutState, frozenset[RolloutState]] = {
     RolloutState.QUEUED: frozenset({RolloutState.STARTING, RolloutState.ROLLED_BACK}),
     RolloutState.STARTING: frozenset(
-        {RolloutState.CANARY, RolloutState.PROMOTING, RolloutState.ROLLING_BACK}
+        {
+            RolloutState.SHADOW,
+            RolloutState.CANARY,
+            RolloutState.PROMOTING,
+            RolloutState.ROLLING_BACK,
+        }
+    ),
+    RolloutState.SHADOW: frozenset(
+        {
+            RolloutState.SHADOW,
+            RolloutState.CANARY,
+            RolloutState.PAUSED,
+            RolloutState.PROMOTING,
+            RolloutState.ROLLING_BACK,
+        }
     ),
     RolloutState.CANARY: frozenset(
         {
@@ -130,7 +146,12 @@ ROLLOUT_MOVES: Mapping[RolloutState, frozenset[RolloutState]] = {
         }
     ),
     RolloutState.PAUSED: frozenset(
-        {RolloutState.CANARY, RolloutState.PROMOTING, RolloutState.ROLLING_BACK}
+        {
+            RolloutState.SHADOW,
+            RolloutState.CANARY,
+            RolloutState.PROMOTING,
+            RolloutState.ROLLING_BACK,
+        }
     ),
     RolloutState.PROMOTING: frozenset({RolloutState.FULL, RolloutState.ROLLING_BACK}),
     RolloutState.ROLLING_BACK: frozenset({RolloutState.ROLLED_BACK}),
@@ -350,14 +371,14 @@ class Rollout:
     shares: tuple[int, ...]
     """Percent of the requests, rising; full traffic follows the last."""
     step: int
-    """Index into `shares`; -1 before the first."""
+    """Index of the last of `shares` that was reached; -1 before the first."""
     share: int
     """Percent now sent to the challenger."""
     look: int
     state: RolloutState
     state_version: int
     settings: JSON
-    """``batch_s``, ``horizon_s``, ``hold_s``, ``slow_ms``, ``p_max_errors``, ``p_max_slow``."""
+    """As pushed and, from its start on, as found: see `deploy.ways`."""
     next_look_at: datetime | None
     hold_until: datetime | None
     reason: str

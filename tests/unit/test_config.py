@@ -251,11 +251,11 @@ name = "x"
             ("PS015", 6, "evaluate.training[0]", None),
         ),
         (model("[retrain]\non = []"), ("PS017", 3, "retrain", None)),
-        (model('[canary]\nshadow_first = "1 h"'), ("PS017", 4, "canary.shadow_first", None)),
-        (
-            model("[canary]\nsteps = []"),
-            ("PS015", 4, "canary.steps", "Write steps = [5, 25, 50]."),
-        ),
+        (model('[canary]\nshadow_first = "soon"'), ("PS015", 4, "canary.shadow_first", None)),
+        (model('[canary]\nlasts = "7 d"'), ("PS016", 4, "canary.lasts", None)),
+        (model('[canary]\nonly = "ab"\nsteps = [5, 50]'), ("PS016", 5, "canary.steps", None)),
+        (model('[canary]\nonly = "abc"'), ("PS015", 4, "canary.only", None)),
+        (model('[canary]\nmin_time = "2 d"'), ("PS016", 4, "canary.min_time", None)),
         (model("[canary]\nsteps = [50, 100]"), ("PS015", 4, "canary.steps", None)),
         (
             model("[canary]\nsteps = [25, 5, 5]"),

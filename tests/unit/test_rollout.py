@@ -2,96 +2,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from penstock.config import ServerSettings, parse, resolve
-from penstock.deploy import approval, rollout
-from penstock.deploy.canary import ArmCounts, Batch, judge
-from penstock.deploy.rollout import Traffic
-from penstock.domain import Role, Rollout, RolloutState, Run, RunState
+from penstock.deploy import approval, ways
+from penstock.domain import Role, RolloutState, RunState
 from penstock.errors import ConflictError, NotAllowedError, UsageError
-from penstock.pipeline.acts import Acts, expired
+from penstock.pipeline.acts import expired
 from penstock.records import approvals, journal, rollouts, runs, tokens, watch
-from penstock.records.database import Database
-from penstock.records.runs import Push, Seal
-from tests.fakes import MemoryStore
-from tests.replay_engine import ReplayEngine
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-TOML = '[model]\nname = "credit"\nrisk = "{risk}"\n[canary]\nsteps = [25, 50]\nbatch_s = 60\n'
-QUIET = Traffic(requests_per_day=1000, slow_ms=50)
-HEALTHY = Batch(ArmCounts(400, 0, 0), ArmCounts(1200, 0, 0))
-HARMFUL = Batch(ArmCounts(400, 80, 0), ArmCounts(1200, 0, 0))
-SILENT = Batch(ArmCounts(0, 0, 0), ArmCounts(0, 0, 0))
-
-
-class House:
-    """A database with acts over a fake engine; time is set by the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.now = START
-        self.database = Database(f"sqlite:///{folder / 'penstock.db'}", clock=lambda: self.now)
-        self.database.migrate()
-        self.engine = ReplayEngine()
-        for name in ("build", "test", "start", "look", "monitor"):
-            self.engine.register(name, _nothing)
-        self.acts = Acts(self.database, self.engine, ServerSettings(), Path(), MemoryStore())
-        self.acts.register_model("ada", "credit")
-
-    def tested(self, number: int, risk: str = "medium") -> Run:
-        """A run whose version is sealed and has passed its tests."""
-        config = resolve(parse(TOML.format(risk=risk)), None).model_dump(mode="json")
-        push = Push("credit", "main", f"{number:040x}", "a change", "ada", config)
-        run = self.acts.start_run("ada", push)
-        with self.database.change("penstock") as change:
-            version = runs.version_of(change.connection, "credit", run.number)
-            runs.seal(change, version, Seal(f"{number:064x}", "b" * 64, None, None, "full"))
-            run = runs.move(change, run, RunState.BUILDING, reason="")
-            return runs.move(change, run, RunState.TESTING, reason="")
-
-    def asked(self, number: int, risk: str = "medium") -> int:
-        """A run that waits for approval; returns the approval's id."""
-        run = self.tested(number, risk)
-        with self.database.change("penstock") as change:
-            version = runs.version_of(change.connection, "credit", run.number)
-            people = approval.ask(change, run, version, {"lead": "?"}, digest="d" * 64, needed=1)
-        return people.id
-
-    def live(self, number: int) -> None:
-        """A version in production."""
-        self.acts.approve("bob", self.asked(number), "")
-        self.begin()
-
-    def begin(self) -> Rollout:
-        """Load the queued rollout and give it its first share."""
-        with self.database.change("penstock") as change:
-            (queued,) = rollouts.live(change.connection)
-            started = rollout.begin(change, queued, QUIET)
-            return rollout.first_share(change, self.engine, started)
-
-    def look(self, *batches: Batch) -> Rollout:
-        """Judge these batches as all that was seen, the last one at the present share."""
-        with self.database.change("penstock") as change:
-            (of,) = rollouts.live(change.connection)
-            return rollout.decide(change, self.engine, of, judge(batches), batches[-1:])
-
-    def run(self, number: int) -> Run:
-        with self.database.read() as connection:
-            return next(
-                run for run in runs.runs(connection, model_name="credit") if run.number == number
-            )
-
-    def serving(self) -> dict[Role, tuple[int, int]]:
-        with self.database.read() as connection:
-            found = rollouts.deployments(connection, model_name="credit")
-        return {one.role: (one.number, one.share) for one in found if one.environment != "test"}
-
-
-async def _nothing(argument: str) -> None:
-    assert argument
+from penstock.records.runs import Push
+from tests.unit.rollout_rig import HARMFUL, HEALTHY, SILENT, House
 
 
 @pytest.fixture
@@ -317,7 +239,7 @@ def test_aborting_a_canary_gives_the_traffic_back_and_ends_the_run_as_aborted(
 @pytest.mark.parametrize("state", ["queued", "testing", "awaiting_approval"])
 def test_a_run_can_be_aborted_wherever_it_stands(house: House, state: str) -> None:
     if state == "queued":
-        config = resolve(parse(TOML.format(risk="low")), None).model_dump(mode="json")
+        config = house.config("low")
         house.acts.start_run("ada", Push("credit", "main", "a" * 40, "", "ada", config))
     elif state == "testing":
         house.tested(1)
@@ -350,9 +272,9 @@ def test_a_release_sets_the_monitors_and_tells_people(house: House) -> None:
 
 
 def test_the_more_traffic_the_more_careful_are_the_default_steps() -> None:
-    assert rollout.default_shares(200_000) == (1, 5, 25, 50)
-    assert rollout.default_shares(20_000) == (5, 25, 50)
-    assert rollout.default_shares(100) == (50,)
+    assert ways.default_shares(200_000) == (1, 5, 25, 50)
+    assert ways.default_shares(20_000) == (5, 25, 50)
+    assert ways.default_shares(100) == (50,)
 
 
 def test_every_change_of_what_is_served_stands_in_the_journal(house: House) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 from penstock.check import dossier
 from penstock.deploy import approval, rollout, staging
 from penstock.deploy.canary import ArmCounts, Batch, judge
+from penstock.deploy.proposing import Here
+from penstock.deploy.ways import Traffic
 from penstock.domain import CheckResult, Rollout, Run, RunState, Verdict
 from penstock.records import approvals, rollouts, runs, watch
 from tests.unit.web_rig import House, passed
@@ -206,7 +208,7 @@ def release(house: House, run: Run) -> Rollout:
         made = rollouts.of_run(connection, run.id)
     assert made is not None
     with house.database.change("penstock") as change:
-        started = rollout.begin(change, made, rollout.Traffic(386_000, 25.0))
+        started = rollout.begin(change, made, Traffic(386_000, 25.0))
     house.later(seconds=5)
     with house.database.change("penstock") as change:
         return rollout.first_share(change, house.engine, started)
@@ -240,7 +242,7 @@ def look(
             of_version = (of.model, of.challenger)
             runs.add_results(change.connection, of_version, occasion, results, now=change.now)
             here = [_batch(row["counts"]) for row in rows if row["share"] == of.share]
-            of = rollout.decide(change, house.engine, fresh, judged, here)
+            of = rollout.decide(change, house.engine, fresh, judged, Here(here))
     return of
 
 

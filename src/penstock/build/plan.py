@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.build.project.detect import Detected
-from penstock.config import ModelConfig, resolve
+from penstock.config import Canary, ModelConfig, resolve
+from penstock.config.canary import ONLY_LASTS
 
 UNDECIDED_BY_RISK = {"low": "asks a person", "medium": "asks a person", "high": "stops"}
 
@@ -162,19 +163,37 @@ def _speed(config: ModelConfig) -> str:
 
 
 def _production(config: ModelConfig, beside: str | None) -> list[PlannedStep]:
-    steps = config.canary.steps
-    if beside is None:
-        canary, release = "off: nothing to compare with", "takes all of the traffic"
-    else:
-        shares = ", ".join(map(str, steps)) if steps else "shares by the last days' traffic,"
-        canary = f"{shares} %, per request" if steps else f"{shares} per request"
-        release = f"then {beside} stays warm"
+    canary, note, release = "off: nothing to compare with", "", "takes all of the traffic"
+    if beside is not None:
+        canary, note = _canary(config.canary)
+        release = f"{beside} stays warm"
+        if config.canary.only is not None:
+            release = "when a person says so"
     periods = ", ".join(f"each {monitor.every}" for monitor in config.monitor) or "off"
     return [
-        PlannedStep("production", "canary", canary),
+        PlannedStep("production", "canary", canary, note),
         PlannedStep("production", "release", release),
         PlannedStep("production", "monitor", periods),
     ]
+
+
+def _canary(canary: Canary) -> tuple[str, str]:
+    """Say how it takes over, and what a share waits for."""
+    person = f"for {canary.lasts or ONLY_LASTS}, then a person decides"
+    if canary.only == "shadow":
+        return f"copies of the requests {person}", ""
+    steps = canary.steps
+    first = f"copies for {canary.shadow_first}, then " if canary.shadow_first else ""
+    if canary.only == "ab":
+        share = steps[0] if steps else 50
+        return f"{first}{share} % {person}", ""
+    if steps is not None and not steps:
+        return f"{first}all requests at once", ""
+    shares = f"{', '.join(map(str, steps))} %" if steps else "shares by the last 7 days' traffic"
+    wants = [f"{canary.min_requests:,} requests"]
+    wants += [f"{canary.min_labels:,} labels"] if canary.min_labels else []
+    wants += [canary.min_time] if canary.min_time is not None else []
+    return f"{first}{shares}", f"each after {', '.join(wants)} and no harm"
 
 
 def _missing_blocks(config: ModelConfig) -> tuple[tuple[str, ...], str]:

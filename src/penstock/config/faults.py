@@ -18,7 +18,6 @@ from penstock.errors import ConfigurationError, Fault
 M = TypeVar("M", bound=BaseModel)
 
 NOT_YET: Mapping[Key, str] = {
-    ("canary", "shadow_first"): "shadowing needs its own test",
     ("retrain",): "a push is the only way to start a run as yet",
     ("speed", "min_rps"): "throughput has no check of its own as yet",
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from penstock.deploy import rollout, staging
+from penstock.deploy import rollout, staging, ways
 from penstock.domain import JSON, Approval, Environment, Run, RunState, Version
 from penstock.errors import ConflictError, NotAllowedError, UsageError
 from penstock.ports import Engine
@@ -137,13 +137,7 @@ def release(
         challenger=of.number,
         champion=champion.number if champion is not None else None,
         shares=tuple(canary.steps or ()) if champion is not None else (),
-        settings={
-            "batch_s": canary.batch_s,
-            "horizon_s": canary.horizon_s,
-            "hold_s": canary.hold_s or canary.horizon_s,
-            "p_max_errors": canary.p_max_errors,
-            "p_max_slow": canary.p_max_slow,
-        },
+        settings=ways.settings(canary),
         approval_id=approval_id,
     )
     rollout.queue(change, engine, plan)

@@ -142,14 +142,16 @@ def judge(
     return Judgement(verdict, found, _sentence(verdict, found), _needs(verdict, found))
 
 
-def may_step(batches_at_this_share: Sequence[Batch]) -> bool:
+def may_step(
+    batches_at_this_share: Sequence[Batch], requests_min: int = STEP_REQUESTS_MIN
+) -> bool:
     """Say whether the challenger has been seen enough at this share to get a larger one.
 
     That no metric is at harm is for `judge` to say; this asks for at least one closed batch and
-    100 requests of the challenger.
+    `requests_min` requests of the challenger.
     """
     seen = sum(batch.challenger.requests for batch in batches_at_this_share)
-    return seen >= STEP_REQUESTS_MIN
+    return seen >= requests_min
 
 
 def _counts(batches: Sequence[Batch], metric: str) -> Counts:

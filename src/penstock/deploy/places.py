@@ -39,6 +39,27 @@ def split(change: Change, of: Rollout, *, share: int) -> None:
     rollouts.split(change, of.model, of.environment, places, reason=of.reason)
 
 
+def shadow(change: Change, of: Rollout) -> None:
+    """Give the champion every request and the challenger a copy of each."""
+    assert of.champion is not None, "a shadow has somebody to be the shadow of"
+    places = [
+        Place(of.champion, Role.CHAMPION, 100),
+        Place(of.challenger, Role.SHADOW, 100, rollout_id=of.id),
+        *still_warm(change, of, also=Role.PREVIOUS),
+    ]
+    rollouts.split(change, of.model, of.environment, places, reason=of.reason)
+
+
+def release(change: Change, of: Rollout) -> None:
+    """Make the challenger the champion; the old champion stays loaded."""
+    places = [Place(of.challenger, Role.CHAMPION, 100)]
+    if of.champion is not None:
+        places.append(Place(of.champion, Role.PREVIOUS, 0))
+    places += still_warm(change, of)
+    reason = f"{of.model}@{of.challenger} is the champion"
+    rollouts.split(change, of.model, of.environment, places, reason=reason)
+
+
 def split_back(change: Change, of: Rollout) -> None:
     """Give the champion everything; the challenger is no longer among the loaded."""
     places = [] if of.champion is None else [Place(of.champion, Role.CHAMPION, 100)]

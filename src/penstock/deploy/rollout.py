@@ -1,8 +1,11 @@
 """A rollout: start the challenger, raise its share look by look, promote it or give back.
 
-    queued -> starting -> canary (look, look, ...) -> promoting -> full
+    queued -> starting -> shadow (look, look, ...) -> canary (look, look, ...) -> promoting -> full
                              |-> paused (a person, or too little evidence) -> ...
                              `-> rolling back -> rolled back
+
+Shadow and canary are left out where the block [canary] has none (see `ways`). What a judgement
+leads to is in `proposing`, what a person says to a rollout in `steering`.
 
 Every decision is one transaction: the rollout's state, the split of the traffic, the run's
 state, the journal, and the work that follows. Giving back needs neither engine nor gateway to
@@ -13,17 +16,15 @@ when nobody renews it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from penstock.config import ModelConfig
-from penstock.deploy import places
-from penstock.deploy.canary import Batch, Judgement, may_step
+from penstock.deploy import places, ways
+from penstock.deploy.canary import Judgement
+from penstock.deploy.proposing import Here, Next, propose
+from penstock.deploy.ways import Traffic, Way
 from penstock.domain import (
-    Environment,
-    Role,
     Rollout,
     RolloutState,
     Run,
@@ -31,11 +32,10 @@ from penstock.domain import (
     Verdict,
     Version,
 )
-from penstock.errors import ConflictError
 from penstock.ports import Engine
 from penstock.records import approvals, rollouts, runs, watch
 from penstock.records.database import Change
-from penstock.records.rollouts import Place, Plan
+from penstock.records.rollouts import Plan
 
 PERIODS = {
     "hour": timedelta(hours=1),
@@ -69,42 +69,65 @@ def queue(change: Change, engine: Engine, plan: Plan) -> Rollout:
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What the last days' requests to the champion say before a canary starts."""
-
-    requests_per_day: float
-    slow_ms: float
-    """A request that takes longer counts as slow; fixed for the whole canary."""
-
-
-def default_shares(requests_per_day: float) -> tuple[int, ...]:
-    """Return the steps of a canary that names none: the more traffic, the more careful."""
-    if requests_per_day > 100_000:
-        return (1, 5, 25, 50)
-    return (5, 25, 50) if requests_per_day > 10_000 else (50,)
-
-
 def begin(change: Change, of: Rollout, traffic: Traffic) -> Rollout:
     """Load the challenger beside the champion; it gets no request yet."""
-    shares = of.shares or default_shares(traffic.requests_per_day)
+    alone = of.champion is None
+    shares = () if alone else ways.shares(of.shares, ways.of(of), traffic)
     started = rollouts.move(
         change,
         of,
         RolloutState.STARTING,
         reason=f"{of.model}@{of.challenger} is being loaded.",
-        shares=list(shares) if of.champion is not None else [],
-        settings={**of.settings, "slow_ms": traffic.slow_ms},
+        shares=list(shares),
+        settings=ways.first_settings(of.settings, traffic),
     )
-    places.split(change, started, share=0 if of.champion is not None else 100)
+    places.split(change, started, share=100 if alone else 0)
     return started
 
 
 def first_share(change: Change, engine: Engine, of: Rollout) -> Rollout:
-    """Give a loaded challenger its first share; without a champion, all of the traffic."""
+    """Give a loaded challenger what comes first: copies, its first share, or all requests."""
     if of.champion is None:
         return release(change, engine, of, reason="There is no champion to compare it with.")
-    return _share(change, engine, of, step=0, reason=f"{of.shares[0]} % of the requests.")
+    if of.state is RolloutState.STARTING and of.settings.get("shadow_s"):
+        return shadow(change, engine, of)
+    if ways.of(of) is Way.BLUE_GREEN:
+        return release(change, engine, of, reason="It gets all requests at once, as configured.")
+    return share(change, engine, of, of.shares[0], reason=f"{of.shares[0]} % of the requests.")
+
+
+def shadow(change: Change, engine: Engine, of: Rollout, *, reason: str = "") -> Rollout:
+    """Give the challenger copies of the requests for its time; nobody gets its answers."""
+    until = change.now + timedelta(seconds=of.settings["shadow_s"])
+    shadowing = rollouts.move(
+        change,
+        of,
+        RolloutState.SHADOW,
+        reason=reason or "It gets copies of the requests; nobody gets its answers.",
+        step=-1,
+        share=0,
+        look=of.look + 1,
+        next_look_at=_next(change.now, of),
+        hold_until=None,
+        settings={**of.settings, **_since(change, of), "shadow_until": until.isoformat()},
+    )
+    places.shadow(change, shadowing)
+    _enqueue_look(change, engine, shadowing)
+    return shadowing
+
+
+def decide_shadow(
+    change: Change, engine: Engine, of: Rollout, verdict: Verdict, sentence: str
+) -> Rollout:
+    """Act on what the copies say: give back, look again, go on to the first share, or ask."""
+    assert of.state is RolloutState.SHADOW, of.state
+    if verdict is Verdict.FAILED:
+        return give_back(change, engine, of, reason=sentence)
+    if change.now < datetime.fromisoformat(of.settings["shadow_until"]):
+        return _look_again(change, engine, of, reason=sentence)
+    if ways.of(of) is Way.SHADOW:
+        return hold(change, of, reason=f"Its time as a shadow is over. {sentence}")
+    return first_share(change, engine, of)
 
 
 def decide(
@@ -112,31 +135,27 @@ def decide(
     engine: Engine,
     of: Rollout,
     judgement: Judgement,
-    here: Sequence[Batch],
+    here: Here,
+    *,
+    waits: str = "",
 ) -> Rollout:
     """Act on a judgement: next share, promote, hold, give back, or look again.
 
-    `here` are the batches at the present share.
+    `waits` says why the challenger may not get more for now; it never keeps it from giving back.
     """
-    if judgement.verdict is Verdict.FAILED:
-        return give_back(change, engine, of, reason=judgement.sentence)
-    last = of.step == len(of.shares) - 1
-    if not last and may_step(here):
-        share = of.shares[of.step + 1]
-        return _share(change, engine, of, step=of.step + 1, reason=f"No harm seen; now {share} %.")
-    if last and judgement.verdict is Verdict.PASSED and may_step(here):
-        return release(change, engine, of, reason=judgement.sentence)
-    if change.now >= _window_ends(of):
-        return hold(
-            change,
-            of,
-            reason=f"Undecided at the end of its window: {judgement.needs} A person decides.",
-        )
-    return _look_again(change, engine, of, reason=_both(judgement))
-
-
-def _both(judgement: Judgement) -> str:
-    return f"{judgement.sentence} {judgement.needs}".strip()
+    proposed = propose(of, judgement, here, now=change.now)
+    if proposed.next is Next.BACK:
+        return give_back(change, engine, of, reason=proposed.reason)
+    if proposed.next is Next.HOLD:
+        return hold(change, of, reason=proposed.reason)
+    if waits and proposed.next in {Next.STEP, Next.RELEASE}:
+        return _look_again(change, engine, of, reason=waits, here=here)
+    if proposed.next is Next.RELEASE:
+        return release(change, engine, of, reason=proposed.reason)
+    if proposed.next is Next.STEP:
+        assert proposed.share is not None, "a step without its share"
+        return share(change, engine, of, proposed.share, reason=proposed.reason)
+    return _look_again(change, engine, of, reason=proposed.reason, here=here)
 
 
 def hold(change: Change, of: Rollout, *, reason: str) -> Rollout:
@@ -155,53 +174,10 @@ def hold(change: Change, of: Rollout, *, reason: str) -> Rollout:
     return held
 
 
-def go_on(change: Change, engine: Engine, of: Rollout) -> Rollout:
-    """Let a held rollout continue at its share, with a new window."""
-    if of.state is not RolloutState.PAUSED:
-        raise _not(of, "resumed")
-    resumed = {**of.settings, "resumed_at": change.now.isoformat()}
-    return _share(
-        change,
-        engine,
-        of,
-        step=of.step,
-        reason=f"Resumed by {change.actor}.",
-        settings=resumed,
-    )
-
-
-def step_now(change: Change, engine: Engine, of: Rollout, share: int | None) -> Rollout:
-    """Go to the next share, to a named one, or (100) to full traffic: a person's word."""
-    if of.state not in {RolloutState.CANARY, RolloutState.PAUSED}:
-        raise _not(of, "promoted")
-    reason = f"By {change.actor}."
-    later = [step for step, s in enumerate(of.shares) if s > of.share]
-    if share is None:
-        wanted = later[0] if later else None
-    elif share >= 100:
-        wanted = None
-    else:
-        fitting = [step for step in later if of.shares[step] >= share]
-        wanted = fitting[0] if fitting else None
-    if wanted is None:
-        return release(change, engine, of, reason=reason)
-    return _share(change, engine, of, step=wanted, reason=reason)
-
-
 def release(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Rollout:
     """Make the challenger the champion; the old champion stays loaded as previous."""
     promoting = rollouts.move(change, of, RolloutState.PROMOTING, reason=reason, share=100)
-    serving = [Place(of.challenger, Role.CHAMPION, 100)]
-    if of.champion is not None:
-        serving.append(Place(of.champion, Role.PREVIOUS, 0))
-    serving += places.still_warm(change, of)
-    rollouts.split(
-        change,
-        of.model,
-        of.environment,
-        serving,
-        reason=f"{of.model}@{of.challenger} is the champion",
-    )
+    places.release(change, of)
     full = rollouts.move(
         change,
         promoting,
@@ -239,35 +215,6 @@ def give_back(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Ro
     return back
 
 
-def go_back_to(change: Change, engine: Engine, model: str, number: int, *, reason: str) -> Rollout:
-    """From full traffic, back to a version that is still loaded: one transaction, no build."""
-    present = rollouts.deployments(
-        change.connection, model_name=model, environment=Environment.PRODUCTION
-    )
-    champion = next((d for d in present if d.role is Role.CHAMPION), None)
-    target = next((d for d in present if d.number == number), None)
-    if champion is None or target is None or target.role is Role.CHAMPION:
-        loaded = ", ".join(f"@{d.number}" for d in present if d.role is not Role.CHAMPION)
-        raise ConflictError(
-            "PS404",
-            f"{model}@{number} is not loaded beside the champion; loaded: {loaded or 'none'}.",
-            hint="Push the commit again to build it anew.",
-        )
-    plan = Plan(
-        model=model,
-        environment=Environment.PRODUCTION,
-        run_id=None,
-        kind="rollback",
-        challenger=number,
-        champion=champion.number,
-        shares=(),
-        settings={},
-    )
-    made = rollouts.queue(change, plan)
-    starting = rollouts.move(change, made, RolloutState.STARTING, reason=reason)
-    return release(change, engine, starting, reason=reason)
-
-
 def wake(change: Change, engine: Engine, model: str) -> None:
     """Let the next queued run of the model begin, now that no rollout is in its way."""
     waiting = [
@@ -293,41 +240,43 @@ def enqueue_stage(change: Change, engine: Engine, of: Run, stage: str) -> None:
     runs.enqueued(change.connection, of, stretch)
 
 
-def _window_ends(of: Rollout) -> datetime:
-    """Return when an undecided canary is held; a resumed one has its whole window again."""
-    resumed_at = of.settings.get("resumed_at")
-    began = of.started_at if resumed_at is None else datetime.fromisoformat(resumed_at)
-    return began + timedelta(seconds=of.settings["horizon_s"])
-
-
-def _share(
-    change: Change, engine: Engine, of: Rollout, *, step: int, reason: str, **columns: Any
-) -> Rollout:
+def share(change: Change, engine: Engine, of: Rollout, percent: int, *, reason: str) -> Rollout:
+    """Give the challenger a share of the requests, and look at it again."""
     shared = rollouts.move(
         change,
         of,
         RolloutState.CANARY,
         reason=reason,
-        step=step,
-        share=of.shares[step],
+        step=sum(one <= percent for one in of.shares) - 1,
+        share=percent,
         look=of.look + 1,
         next_look_at=_next(change.now, of),
         hold_until=None,
-        **columns,
+        settings={"window_since": change.now.isoformat(), **of.settings, **_since(change, of)},
     )
-    places.split(change, shared, share=shared.share)
+    places.split(change, shared, share=percent)
     _enqueue_look(change, engine, shared)
     return shared
 
 
-def _look_again(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Rollout:
+def _since(change: Change, of: Rollout) -> dict[str, Any]:
+    """Return what says from when on, and from which look on, the present share is seen."""
+    return {"since": change.now.isoformat(), "since_look": of.look + 1}
+
+
+def _look_again(
+    change: Change, engine: Engine, of: Rollout, *, reason: str, here: Here | None = None
+) -> Rollout:
+    per_s = None if here is None else here.requests_per_s
+    kept = {**of.settings, "batch_s": ways.batch_by(of.settings, per_s)}
     again = rollouts.move(
         change,
         of,
-        RolloutState.CANARY,
+        of.state,
         reason=reason,
         look=of.look + 1,
-        next_look_at=_next(change.now, of),
+        next_look_at=change.now + timedelta(seconds=kept["batch_s"]),
+        settings=kept,
     )
     rollouts.renew_lease(change.connection, again, places.lease(change.now, again))
     _enqueue_look(change, engine, again)
@@ -415,12 +364,4 @@ def _tell(change: Change, of: Rollout, subject: str, text: str) -> None:
             "path": f"/rollouts/{of.id}",
         },
         now=change.now,
-    )
-
-
-def _not(of: Rollout, what: str) -> ConflictError:
-    return ConflictError(
-        "PS405",
-        f"Rollout {of.id} of {of.model} is {of.state.replace('_', ' ')}; it cannot be {what}.",
-        hint=f"See where it stands: penstock status {of.model}.",
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.config import ServerSettings
-from penstock.deploy import approval, rollout, staging
+from penstock.deploy import approval, rollout, staging, steering
 from penstock.deploy.approval import Voter
 from penstock.domain import (
     JSON,
@@ -119,21 +119,22 @@ class Acts:
             rollout.enqueue_stage(change, self.engine, again, "build")
             return again
 
-    def promote(self, actor: str, model: str, share: int | None) -> Rollout:
+    def promote(self, actor: str, model: str, share: int | None, reason: str = "") -> Rollout:
         """Take the live rollout to its next share, to `share`, or to full traffic."""
         with self.database.change(actor) as change:
-            return rollout.step_now(change, self.engine, self._live(change, model), share)
+            live = self._live(change, model)
+            return steering.step_to(change, self.engine, live, share, reason=reason)
 
     def pause(self, actor: str, model: str) -> Rollout:
         """Hold the live rollout at its share."""
         with self.database.change(actor) as change:
             live = self._live(change, model)
-            return rollout.hold(change, live, reason=f"Paused by {actor}.")
+            return steering.pause(change, live, reason=f"Paused by {actor}.")
 
     def resume(self, actor: str, model: str) -> Rollout:
         """Let a held rollout go on."""
         with self.database.change(actor) as change:
-            return rollout.go_on(change, self.engine, self._live(change, model))
+            return steering.go_on(change, self.engine, self._live(change, model))
 
     def roll_back(self, actor: str, model: str, to: int | None, reason: str) -> Rollout:
         """End a canary, or go back to the previous champion or another loaded version."""
@@ -154,7 +155,7 @@ class Acts:
                         hint=f"See what is loaded: penstock status {model}.",
                     )
                 to = previous.number
-            return rollout.go_back_to(change, self.engine, model, to, reason=said)
+            return steering.go_back_to(change, self.engine, model, to, reason=said)
 
     def run_monitor(self, actor: str, model: str, period: str) -> str:
         """Let a monitor's period be checked now; return the occasion of its results."""

@@ -6,15 +6,20 @@ decides in one transaction. Nothing runs between two looks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock.deploy import rollout
-from penstock.deploy.canary import ArmCounts, Batch, judge
-from penstock.deploy.rollout import Traffic
+from penstock.deploy.canary import ArmCounts, Batch, Judgement, judge
+from penstock.deploy.proposing import Here
+from penstock.deploy.ways import Traffic
 from penstock.domain import (
     JSON,
     CheckResult,
     Environment,
+    Role,
     Rollout,
     RolloutState,
+    Verdict,
     Version,
 )
 from penstock.errors import PenstockError
@@ -22,6 +27,7 @@ from penstock.inference.prediction_log.counting import ArmCount
 from penstock.pipeline.tools import Tools
 from penstock.records import rollouts, runs
 
+LOOKED_AT = frozenset({RolloutState.SHADOW, RolloutState.CANARY})
 READY_S = 120.0
 TRAFFIC_S = 600.0
 """How much of the champion's last traffic sets the threshold for slow."""
@@ -115,7 +121,7 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
             ),
             None,
         )
-    if of.state is not RolloutState.CANARY or of.look != number or challenger is None:
+    if of.state not in LOOKED_AT or of.look != number or challenger is None:
         return {}
     arms = tools.arms(of.model)
     since = int(before[-1]["until_us"]) if before else int(of.started_at.timestamp() * 1e6)
@@ -128,7 +134,10 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
         generations=[challenger.generation],
     )
     none = ArmCount(0, 0, 0)
-    told = {role: counts.get(role, none)._asdict() for role in ("challenger", "champion")}
+    told = {
+        "challenger": counts.get(str(challenger.role), none)._asdict(),
+        "champion": counts.get(str(Role.CHAMPION), none)._asdict(),
+    }
     with tools.database.write() as connection:
         rollouts.add_batch(connection, of, number, window_us=(since, until), counts=told)
     return told
@@ -138,36 +147,16 @@ def _decide(tools: Tools, rollout_id: int, number: int) -> JSON:
     with tools.database.read() as connection:
         of = rollouts.get(connection, rollout_id)
         rows = rollouts.batches(connection, rollout_id)
-    if of.state is not RolloutState.CANARY or of.look != number:
+    if of.state not in LOOKED_AT or of.look != number:
         return {}
-    batches = [_batch(row["counts"]) for row in rows]
-    here = [_batch(row["counts"]) for row in rows if row["share"] == of.share]
-    judgement = judge(
-        batches,
-        p_max_errors=float(of.settings["p_max_errors"]),
-        p_max_slow=float(of.settings["p_max_slow"]),
-    )
-    evidence = judgement.evidence()
-    results = [
-        CheckResult(
-            f"canary.{name}",
-            one.verdict,
-            f"{one.events} of {one.requests:,} requests, {one.expected:.1f} expected",
-            {
-                **evidence["metrics"][name],
-                "value": one.events / one.requests if one.requests else None,
-                "limit": one.p_max,
-                "reading": {"passed": "no harm", "failed": "harm", "undecided": "too early"}[
-                    one.verdict
-                ],
-                "question": _QUESTIONS[name],
-            },
-        )
-        for name, one in judgement.metrics.items()
-    ]
+    here = _here(of, rows)
+    if of.state is RolloutState.SHADOW:
+        judgement, results = None, list[CheckResult]()
+    else:
+        judgement, results = _judged(of, rows)
     with tools.database.change("penstock") as change:
         fresh = rollouts.get(change.connection, rollout_id)
-        if fresh.state is not RolloutState.CANARY or fresh.look != number:
+        if fresh.state is not of.state or fresh.look != number:
             change.journal("look.passed_over", {"model": of.model, "rollout": of.id})
             return {}
         runs.add_results(
@@ -177,15 +166,42 @@ def _decide(tools: Tools, rollout_id: int, number: int) -> JSON:
             results,
             now=change.now,
         )
-        after = rollout.decide(change, tools.engine, fresh, judgement, here)
+        if judgement is None:
+            verdict, sentence = _shadow_seen(here)
+            after = rollout.decide_shadow(change, tools.engine, fresh, verdict, sentence)
+        else:
+            verdict = judgement.verdict
+            after = rollout.decide(change, tools.engine, fresh, judgement, here)
         tools.reached("production/decide:inside")
-    return {"state": after.state, "verdict": str(judgement.verdict)}
+    return {"state": after.state, "verdict": str(verdict)}
 
 
-_QUESTIONS = {
-    "errors": "Does it fail more often than what serves today?",
-    "slow": "Is it slower than what serves today?",
-}
+def _here(of: Rollout, rows: Sequence[JSON]) -> Here:
+    """Return what was seen since the challenger got its present share."""
+    since = int(of.settings.get("since_look", 0))
+    now = [row for row in rows if row["share"] == of.share and row["look"] >= since]
+    batches = [_batch(row["counts"]) for row in now]
+    seconds = sum(row["until_us"] - row["since_us"] for row in now) / 1e6
+    requests = sum(one.challenger.requests + one.champion.requests for one in batches)
+    labels = sum(int(row["counts"]["challenger"].get("labels", 0)) for row in now)
+    return Here(batches, labels, requests / seconds if seconds > 0 else None)
+
+
+def _shadow_seen(here: Here) -> tuple[Verdict, str]:
+    """Say what the copies showed; they were not drawn, so nothing is compared with them."""
+    seen = sum(one.challenger.requests for one in here.batches)
+    failed = sum(one.challenger.errors for one in here.batches)
+    return Verdict.UNDECIDED, f"{failed:,} of {seen:,} copies of requests failed."
+
+
+def _judged(of: Rollout, rows: Sequence[JSON]) -> tuple[Judgement, list[CheckResult]]:
+    """Judge every batch in which the challenger had a share of the requests."""
+    judgement = judge(
+        [_batch(row["counts"]) for row in rows if row["share"] > 0],
+        p_max_errors=float(of.settings["p_max_errors"]),
+        p_max_slow=float(of.settings["p_max_slow"]),
+    )
+    return judgement, judgement.results()
 
 
 def _batch(counts: JSON) -> Batch:

@@ -77,7 +77,7 @@ def heal_rollout(tools: Tools, of: Rollout) -> None:
     """Take up a rollout whose start or look was lost with a crash of the database's host."""
     if of.state in {RolloutState.QUEUED, RolloutState.STARTING}:
         name, stretch, argument = "start", f"rollout-{of.id}-start", str(of.id)
-    elif of.state is RolloutState.CANARY:
+    elif of.state in {RolloutState.SHADOW, RolloutState.CANARY}:
         name, stretch, argument = "look", rollout.look_id(of, of.look), f"{of.id}:{of.look}"
     else:
         return

@@ -39,6 +39,7 @@ RUN_LOOKS: Mapping[str, Look] = {
 ROLLOUT_LOOKS: Mapping[str, Look] = {
     RolloutState.QUEUED: Look("idle", "Queued"),
     RolloutState.STARTING: Look("run", "Starting"),
+    RolloutState.SHADOW: Look("run", "Shadow", "can"),
     RolloutState.CANARY: Look("run", "Canary", "can"),
     RolloutState.PAUSED: Look("wait", "Paused"),
     RolloutState.PROMOTING: Look("run", "Promoting"),
