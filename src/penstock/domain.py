@@ -44,6 +44,9 @@ class Role(StrEnum):
 
     CHAMPION = "champion"
     CHALLENGER = "challenger"
+    CONTROL = "control"
+    """The champion a second time, in a worker of its own: what a challenger is compared with that
+    gets as many requests."""
     PREVIOUS = "previous"
     """The champion before; kept loaded, so that rolling back needs nothing."""
     WARM = "warm"

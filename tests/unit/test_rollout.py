@@ -40,12 +40,36 @@ def test_a_healthy_challenger_takes_its_steps_and_takes_over(house: House) -> No
     house.acts.approve("bob", house.asked(2), "fine")
 
     assert house.begin().share == 25
-    assert house.serving() == {Role.CHAMPION: (1, 75), Role.CHALLENGER: (2, 25)}
+    assert house.serving() == {
+        Role.CHAMPION: (1, 50), Role.CHALLENGER: (2, 25), Role.CONTROL: (1, 25),
+    }  # fmt: skip
     assert house.look(HEALTHY).share == 50
+    assert house.serving() == {Role.CHAMPION: (1, 50), Role.CHALLENGER: (2, 50)}
     ended = house.look(HEALTHY, HEALTHY)
 
     assert ended.state is RolloutState.FULL
     assert house.serving() == {Role.CHAMPION: (2, 100), Role.PREVIOUS: (1, 0)}
+
+
+def test_a_control_arm_that_does_not_come_is_told_and_the_champion_is_compared(
+    house: House,
+) -> None:
+    house.live(1)
+    house.acts.approve("bob", house.asked(2), "fine")
+    with house.database.change("penstock") as change:
+        (queued,) = rollouts.live(change.connection)
+        started = rollout.begin(change, queued, QUIET)
+    assert house.serving()[Role.CONTROL] == (1, 0)
+
+    with house.database.change("penstock") as change:
+        of = rollout.first_share(change, house.engine, started, no_control="there is no memory")
+
+    assert house.serving() == {Role.CHAMPION: (1, 75), Role.CHALLENGER: (2, 25)}
+    assert of.reason == (
+        "25 % of the requests. There is no control arm: there is no memory. credit@1 itself is "
+        "compared."
+    )
+    assert of.settings["control"] is False
 
 
 def test_a_harmful_challenger_gives_all_traffic_back_at_the_first_look(house: House) -> None:

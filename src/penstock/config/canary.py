@@ -59,6 +59,10 @@ class Canary(Block):
     redraw: Literal["never", "hour"] = "never"
     """When customers are drawn anew."""
 
+    control: bool | None = None
+    """Whether a second worker of the champion gets as many requests as the challenger, and is
+    what it is compared with; unset: where memory allows."""
+
     @property
     def horizon_s(self) -> float:
         """The horizon in seconds."""

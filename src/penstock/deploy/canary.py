@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from penstock.deploy.etest import Counts, log_e_absolute
 from penstock.deploy.planning import (
@@ -31,6 +32,9 @@ from penstock.deploy.planning import (
     requests_needed,
 )
 from penstock.domain import CheckResult, Verdict
+
+AWAY = 1e-3
+"""With so small a chance of as few requests, a control arm was not there all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Batch:
 
     challenger: ArmCounts
     champion: ArmCounts
+    """What it is compared with: of the champion the arm that `compared` chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,33 @@ def judge(
     elif verdicts == {Verdict.PASSED}:
         verdict = Verdict.PASSED
     return Judgement(verdict, found, _sentence(verdict, found), _needs(verdict, found))
+
+
+def compared(
+    challenger: ArmCounts, champion: ArmCounts, control: ArmCounts | None
+) -> tuple[str, ArmCounts]:
+    """Return the arm that the challenger is compared with in a batch, and its name.
+
+    The control arm, as large as the challenger's and with a worker of its own, so that neither
+    sizes of batches nor a cold worker pass for harm. Where it got fewer requests than chance
+    explains it was away for a part of the batch, and the champion had its requests: then the two
+    together are everything that was not drawn for the challenger.
+
+    Returns
+    -------
+    tuple
+        ``control``, ``champion`` (there is no control arm) or ``both``, and the counts.
+    """
+    if control is None:
+        return "champion", champion
+    drawn = control.requests + challenger.requests
+    if special.bdtr(control.requests, drawn, 0.5) >= AWAY:
+        return "control", control
+    return "both", ArmCounts(
+        champion.requests + control.requests,
+        champion.errors + control.errors,
+        champion.slow + control.slow,
+    )
 
 
 def may_step(

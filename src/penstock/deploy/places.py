@@ -22,8 +22,17 @@ def lease(now: datetime, of: Rollout) -> datetime:
     return now + max(LEASE_LEAST, timedelta(seconds=LEASE_LOOKS * of.settings["batch_s"]))
 
 
+def wants_control(of: Rollout) -> bool:
+    """Whether a control arm is to run beside the challenger at some share.
+
+    From one half of the requests on, what the champion has left is such an arm.
+    """
+    planned = of.champion is not None and of.settings.get("control", False) is not False
+    return planned and any(2 * share < 100 for share in of.shares)
+
+
 def split(change: Change, of: Rollout, *, share: int) -> None:
-    """Give the challenger `share` percent and the champion the rest."""
+    """Give the challenger `share` percent, a control arm as much, and the champion the rest."""
     places = [
         Place(
             of.challenger,
@@ -34,7 +43,11 @@ def split(change: Change, of: Rollout, *, share: int) -> None:
         )
     ]
     if of.champion is not None:
-        places.append(Place(of.champion, Role.CHAMPION, 100 - share))
+        has_control = wants_control(of) and 2 * share < 100
+        control = share if has_control else 0
+        places.append(Place(of.champion, Role.CHAMPION, 100 - share - control))
+        if has_control:
+            places.append(Place(of.champion, Role.CONTROL, control, rollout_id=of.id))
     places += still_warm(change, of, also=Role.PREVIOUS)
     rollouts.split(change, of.model, of.environment, places, reason=of.reason)
 

@@ -16,6 +16,7 @@ when nobody renews it.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -85,15 +86,26 @@ def begin(change: Change, of: Rollout, traffic: Traffic) -> Rollout:
     return started
 
 
-def first_share(change: Change, engine: Engine, of: Rollout) -> Rollout:
-    """Give a loaded challenger what comes first: copies, its first share, or all requests."""
+def first_share(change: Change, engine: Engine, of: Rollout, *, no_control: str = "") -> Rollout:
+    """Give a loaded challenger what comes first: copies, its first share, or all requests.
+
+    `no_control` says why a control arm that was to run does not; the champion is the control then.
+    """
     if of.champion is None:
         return release(change, engine, of, reason="There is no champion to compare it with.")
     if of.state is RolloutState.STARTING and of.settings.get("shadow_s"):
         return shadow(change, engine, of)
     if ways.of(of) is Way.BLUE_GREEN:
         return release(change, engine, of, reason="It gets all requests at once, as configured.")
-    return share(change, engine, of, of.shares[0], reason=f"{of.shares[0]} % of the requests.")
+    reason = f"{of.shares[0]} % of the requests."
+    if places.wants_control(of):
+        of = replace(of, settings={**of.settings, "control": not no_control})
+        champion = f"{of.model}@{of.champion}"
+        if no_control:
+            reason += f" There is no control arm: {no_control}. {champion} itself is compared."
+        else:
+            reason += f" As many go to a second worker of {champion}, which is compared with it."
+    return share(change, engine, of, of.shares[0], reason=reason)
 
 
 def shadow(change: Change, engine: Engine, of: Rollout, *, reason: str = "") -> Rollout:

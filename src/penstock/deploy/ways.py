@@ -57,6 +57,7 @@ def settings(canary: Canary) -> JSON:
         "hold_s": canary.hold_s or canary.horizon_s,
         "p_max_errors": canary.p_max_errors,
         "p_max_slow": canary.p_max_slow,
+        "control": canary.control,
         "min_requests": canary.min_requests,
         "min_time_s": canary.min_time_s,
         "min_labels": canary.min_labels,

@@ -6,10 +6,12 @@ decides in one transaction. Nothing runs between two looks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
-from penstock.deploy import rollout
-from penstock.deploy.canary import ArmCounts, Batch, Judgement, judge
+from penstock.deploy import places, rollout
+from penstock.deploy.canary import ArmCounts, Batch, Judgement, compared, judge
 from penstock.deploy.proposing import Here
 from penstock.deploy.ways import Traffic
 from penstock.domain import (
@@ -23,12 +25,15 @@ from penstock.domain import (
     Version,
 )
 from penstock.errors import PenstockError
+from penstock.inference.endpoint import READY_EVERY_S, Endpoint
 from penstock.inference.prediction_log.counting import ArmCount
 from penstock.pipeline.tools import Tools
 from penstock.records import rollouts, runs
 
 LOOKED_AT = frozenset({RolloutState.SHADOW, RolloutState.CANARY})
 READY_S = 120.0
+CONTROL_S = 30.0
+"""How long a challenger that is ready waits for its control arm."""
 TRAFFIC_S = 600.0
 """How much of the champion's last traffic sets the threshold for slow."""
 SLOW_LEAST_MS = 20.0
@@ -45,7 +50,7 @@ async def start(tools: Tools, argument: str) -> None:
     loaded = await tools.engine.step("production/wait", lambda: _wait(tools, rollout_id))
     tools.reached("production/wait:after")
     await tools.engine.step(
-        "production/first share", lambda: _first_share(tools, rollout_id, str(loaded["error"]))
+        "production/first share", lambda: _first_share(tools, rollout_id, loaded)
     )
     tools.reached("production/first share:after")
 
@@ -78,14 +83,37 @@ def _wait(tools: Tools, rollout_id: int) -> JSON:
     endpoint = tools.endpoint(of.model, of.challenger, Environment.PRODUCTION)
     try:
         endpoint.wait_ready(READY_S)
+        why = _control_missing(endpoint, of) if places.wants_control(of) else ""
     except PenstockError as error:
         return {"error": error.what}
     finally:
         endpoint.close()
-    return {"error": ""}
+    return {"error": "", "no_control": why}
 
 
-def _first_share(tools: Tools, rollout_id: int, error: str) -> JSON:
+def _control_missing(endpoint: Endpoint, of: Rollout) -> str:
+    """Wait for the control arm; return why it does not come, empty when it is there."""
+    ends_s = time.monotonic() + CONTROL_S
+    while time.monotonic() < ends_s:
+        arm = next((one for one in endpoint.workers() if _is_control(one, of)), None)
+        state = None if arm is None else arm["state"]
+        if state == "ready":
+            return ""
+        if arm is not None and state == "failed":
+            return f"{arm['reason']}"
+        if state == "unloaded":
+            return "there is no memory for it beside what runs"
+        time.sleep(READY_EVERY_S)
+    return f"it was not ready after {CONTROL_S:g} s"
+
+
+def _is_control(worker: JSON, of: Rollout) -> bool:
+    where = (worker["environment"], worker["model"], worker["role"])
+    return where == (of.environment, of.model, Role.CONTROL)
+
+
+def _first_share(tools: Tools, rollout_id: int, loaded: JSON) -> JSON:
+    error = str(loaded["error"])
     with tools.database.change("penstock") as change:
         of = rollouts.get(change.connection, rollout_id)
         if of.state is not RolloutState.STARTING:
@@ -93,7 +121,8 @@ def _first_share(tools: Tools, rollout_id: int, error: str) -> JSON:
         elif error:
             rollout.give_back(change, tools.engine, of, reason=error)
         else:
-            rollout.first_share(change, tools.engine, of)
+            no_control = str(loaded.get("no_control", ""))
+            rollout.first_share(change, tools.engine, of, no_control=no_control)
     return {}
 
 
@@ -111,16 +140,9 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
     with tools.database.read() as connection:
         of = rollouts.get(connection, rollout_id)
         before = rollouts.batches(connection, rollout_id)
-        challenger = next(
-            (
-                found
-                for found in rollouts.deployments(
-                    connection, model_name=of.model, environment=of.environment
-                )
-                if found.rollout_id == of.id
-            ),
-            None,
-        )
+        present = rollouts.deployments(connection, model_name=of.model, environment=of.environment)
+    own = {found.role: found for found in present if found.rollout_id == of.id}
+    challenger = own.get(Role.CHALLENGER) or own.get(Role.SHADOW)
     if of.state not in LOOKED_AT or of.look != number or challenger is None:
         return {}
     arms = tools.arms(of.model)
@@ -134,10 +156,13 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
         generations=[challenger.generation],
     )
     none = ArmCount(0, 0, 0)
-    told = {
+    told: dict[str, Any] = {
         "challenger": counts.get(str(challenger.role), none)._asdict(),
         "champion": counts.get(str(Role.CHAMPION), none)._asdict(),
     }
+    if Role.CONTROL in own:
+        told["control"] = counts.get(str(Role.CONTROL), none)._asdict()
+    told["against"] = compared(*_arms(told))[0]
     with tools.database.write() as connection:
         rollouts.add_batch(connection, of, number, window_us=(since, until), counts=told)
     return told
@@ -182,7 +207,7 @@ def _here(of: Rollout, rows: Sequence[JSON]) -> Here:
     now = [row for row in rows if row["share"] == of.share and row["look"] >= since]
     batches = [_batch(row["counts"]) for row in now]
     seconds = sum(row["until_us"] - row["since_us"] for row in now) / 1e6
-    requests = sum(one.challenger.requests + one.champion.requests for one in batches)
+    requests = sum(arm.requests for row in now for arm in _arms(row["counts"]) if arm is not None)
     labels = sum(int(row["counts"]["challenger"].get("labels", 0)) for row in now)
     return Here(batches, labels, requests / seconds if seconds > 0 else None)
 
@@ -205,7 +230,13 @@ def _judged(of: Rollout, rows: Sequence[JSON]) -> tuple[Judgement, list[CheckRes
 
 
 def _batch(counts: JSON) -> Batch:
+    arms = _arms(counts)
+    return Batch(challenger=arms[0], champion=compared(*arms)[1])
+
+
+def _arms(counts: JSON) -> tuple[ArmCounts, ArmCounts, ArmCounts | None]:
     def arm(of: JSON) -> ArmCounts:
         return ArmCounts(of["requests"], of["errors"], of["slow"])
 
-    return Batch(challenger=arm(counts["challenger"]), champion=arm(counts["champion"]))
+    control = arm(counts["control"]) if "control" in counts else None
+    return arm(counts["challenger"]), arm(counts["champion"]), control

@@ -90,7 +90,9 @@ def deployments(
             & (document.c.number == deployment.c.number)
             & (document.c.name == PROOF),
         )
-        .order_by(deployment.c.model, deployment.c.environment, deployment.c.number)
+        .order_by(
+            deployment.c.model, deployment.c.environment, deployment.c.number, deployment.c.role
+        )
     )
     if model_name is not None:
         query = query.where(deployment.c.model == model_name)

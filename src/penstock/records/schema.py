@@ -246,7 +246,7 @@ deployment = sa.Table(
     sa.Column("model", sa.String(63), sa.ForeignKey("model.name"), primary_key=True),
     sa.Column("environment", sa.String, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("role", sa.String, nullable=False),
+    sa.Column("role", sa.String, primary_key=True),
     sa.Column("artifact_digest", sa.String(64), nullable=False),
     sa.Column("share", sa.Integer, nullable=False, default=0),
     sa.Column("generation", sa.Integer, nullable=False),

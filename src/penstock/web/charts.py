@@ -156,7 +156,8 @@ def series(batches: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) ->
 def _rates(batches: Sequence[Mapping[str, Any]], role: str, name: str) -> list[float | None]:
     rates: list[float | None] = []
     for one in batches:
-        counts = one["counts"][role]
+        against = one["counts"].get("against") == "control"
+        counts = one["counts"]["control" if role == "champion" and against else role]
         asked = counts["requests"]
         rates.append(round(100 * counts[name] / asked, 3) if asked else None)
     return rates

@@ -108,10 +108,10 @@ def serving_of(control: Control, name: str) -> dict[str, Any]:
         why = error.what
     finally:
         endpoint.close()
-    known = {(one["environment"], one["number"]): one for one in workers}
+    known = {_place(one["environment"], one["number"], one["role"]): one for one in workers}
     versions: list[dict[str, Any]] = []
     for of in deployments:
-        key = (of.environment.value, of.number)
+        key = _place(of.environment.value, of.number, of.role)
         planned = {"environment": key[0], "number": of.number, "role": of.role.value}
         found = known.get(key, {"state": "unknown", "reason": ""})
         versions.append({**planned, "share": of.share, **found})
@@ -124,6 +124,11 @@ def serving_of(control: Control, name: str) -> dict[str, Any]:
         "versions": versions,
         "example": None if signed is None else example_request(signed),
     }
+
+
+def _place(environment: str, number: int, role: str) -> tuple[str, int, bool]:
+    """Name where a version runs; its role may have changed since, but for a control arm's."""
+    return environment, number, role == Role.CONTROL
 
 
 def drawn(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,12 @@ from penstock.web.words import number
 
 WIDTH, HEIGHT = 400, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 22
-_COLOURS = {"champion": "--d-champion", "challenger": "--d-challenger", "shadow": "--d4"}
+_COLOURS = {
+    "champion": "--d-champion",
+    "challenger": "--d-challenger",
+    "control": "--d-champion",
+    "shadow": "--d4",
+}
 
 
 @dataclass(frozen=True, slots=True)

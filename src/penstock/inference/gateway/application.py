@@ -312,6 +312,7 @@ class Gateway:
             )
             for one in self._predictions.fleet.workers()
             if one.state in {State.STARTING, State.FAILED}
+            and one.deployment.role is not Role.CONTROL  # its champion is named alike
         }
         # Before the first request: from here on, a canary's batch waits for this gateway too.
         self._predictions.mark()
@@ -473,7 +474,7 @@ class Gateway:
             "restarts": worker.restarts,
             "reason": worker.reason,
             "share_now": share,
-            "figures": self._predictions.figures.told((*key, deployment.number), time.monotonic()),
+            "figures": self._predictions.figures.told(worker.key, time.monotonic()),
             "log_drops": self._predictions.log.drops[key],
             **self._copies(deployment),
             "log_dropped_us": self._predictions.log.dropped_us.get(key),

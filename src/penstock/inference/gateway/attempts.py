@@ -36,7 +36,7 @@ class Version:
 
     __slots__ = (
         "attempt_s", "cache_bytes", "deadline_s", "deployment", "key", "name", "pace", "role",
-        "where", "worker_key",
+        "where",
     )  # fmt: skip
 
     def __init__(
@@ -44,8 +44,7 @@ class Version:
     ) -> None:
         self.deployment = deployment
         self.where = (deployment.environment.value, deployment.model)
-        self.key = (*self.where, deployment.number)
-        self.worker_key = key_of(deployment)
+        self.key = key_of(deployment)
         self.role = deployment.role.value
         self.name = f"{deployment.model}@{deployment.number}"
         self.deadline_s = settings.deadline_of(deployment.serving)

@@ -144,6 +144,8 @@ class Fleet:
         worker = self._workers.get(key_of(deployment))
         if worker is None:
             return False
+        if deployment.role is Role.CONTROL:
+            return worker.is_ready
         if deployment.role is Role.CHALLENGER:
             return worker.is_ready or worker.state is State.UNLOADED
         return worker.accepts
@@ -324,7 +326,7 @@ class Fleet:
         ranked = sorted(new, key=lambda worker: start_rank(worker.deployment, self._rivals))
         for worker in ranked:
             deployment = worker.deployment
-            if worker.key in self._rivals:
+            if worker.key in self._rivals or deployment.role is Role.CONTROL:
                 worker.want()
             elif deployment.environment is Environment.TEST or _at_start(deployment):
                 worker.queued = True
@@ -337,7 +339,7 @@ class Fleet:
     def _fixed(self, coming: Worker) -> list[Room]:
         """Return the rollouts' versions, which stay; a champion does not mind its challenger."""
         others = [self._workers[key] for key in self._rivals if key in self._workers]
-        if coming.deployment.role is not Role.CHALLENGER:
+        if coming.deployment.role not in {Role.CHALLENGER, Role.CONTROL}:
             same = coming.key[:2]
             others = [other for other in others if other.key[:2] != same]
         return [self._room(other, planned=True) for other in others]

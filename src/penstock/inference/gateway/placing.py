@@ -2,7 +2,8 @@
 
 Versions of one environment lock share a process, whose libraries are then loaded once. A process
 of its own, forked from the same host, has who must not be slowed or hurt by others: both sides of
-a rollout, every version under test, copies, whoever asks for it, and whoever hurt others before.
+a rollout and its control arm, every version under test, copies, whoever asks for it, and whoever
+hurt others before.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import NamedTuple
 
 from penstock.domain import Deployment, Environment, Role
 
-Key = tuple[str, str, int, str]
-"""Environment, model, number, digest of the artifact."""
+Key = tuple[str, str, int, str, str]
+"""Environment, model, number, digest of the artifact, and ``control`` for a control arm, which
+runs beside the champion that it is."""
 
 CHILD_BYTES = 28 * 2**20
 """What a fork of a warm host has for itself before a model is in it; measured on scikit-learn."""
@@ -64,8 +66,9 @@ class Memory:
 
 def key_of(deployment: Deployment) -> Key:
     """Name what a deployment runs; the role may change, the process need not."""
-    where = deployment.environment.value
-    return where, deployment.model, deployment.number, deployment.artifact_digest
+    arm = Role.CONTROL.value if deployment.role is Role.CONTROL else ""
+    where, digest = deployment.environment.value, deployment.artifact_digest
+    return where, deployment.model, deployment.number, digest, arm
 
 
 def rivals(deployments: Iterable[Deployment]) -> set[Key]:
@@ -126,7 +129,8 @@ def start_rank(deployment: Deployment, rivals: Collection[Key]) -> int:
         return 0
     if deployment.environment is Environment.TEST:
         return 2
-    order = {Role.CHALLENGER: 1, Role.CHAMPION: 1, Role.PREVIOUS: 3, Role.WARM: 4}
+    order = {Role.CONTROL: 1, Role.CHALLENGER: 1, Role.CHAMPION: 1}
+    order |= {Role.PREVIOUS: 3, Role.WARM: 4}
     return order.get(deployment.role, 5)
 
 

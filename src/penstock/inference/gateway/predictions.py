@@ -47,7 +47,8 @@ from penstock.inference.program.frames import V2, Reply
 
 SURE = 0.8
 """Part of the time left that the requests before one may take: what is estimated may be more."""
-_CHALLENGER = Role.CHALLENGER.value
+_ARMS = frozenset({Role.CHALLENGER.value, Role.CONTROL.value})
+"""Whose failures the champion makes good."""
 _logger = logging.getLogger(__name__)
 
 
@@ -56,9 +57,15 @@ class _Served(NamedTuple):
 
     routes: ModelRoutes
     versions: dict[int, Version]
+    control: Version | None
     alone: Version | None
     """The champion, where no challenger is beside it."""
     generation: int
+
+    def version(self, of: Deployment) -> Version:
+        """Return what is known of one that runs."""
+        control = self.control
+        return control if control and of is control.deployment else self.versions[of.number]
 
 
 class Predictions:
@@ -119,7 +126,8 @@ class Predictions:
         }
         champion = routes.champion if routes.challenger is None else None
         alone = None if champion is None else versions[champion.number]
-        return _Served(routes, versions, alone, routes.generation)
+        control = None if routes.control is None else Version(routes.control, self._settings)
+        return _Served(routes, versions, control, alone, routes.generation)
 
     def ask(self, question: Question, told: Told) -> None:
         """Have one question answered within the deadline.
@@ -242,7 +250,7 @@ class Predictions:
         if question.number is not None or version is None or not self._is_ready(version):
             bucket = _bucket(question, served.routes)
             chosen = self._choose(question, served.routes, now, bucket)
-            version = served.versions[chosen.number]
+            version = served.version(chosen)
         ticket = Pending(
             question.kind, b"%s-%x" % (self._prefix, place), question.body, self._ended
         )
@@ -252,7 +260,7 @@ class Predictions:
         ticket.role = role = EXPLICIT if question.number is not None else version.role
         ticket.arrived_s = time.monotonic()
         ticket.generation = served.generation
-        if role == _CHALLENGER:
+        if role in _ARMS:
             ticket.has_fallback = self._champion(served.routes) is not None
         ticket.within_s = question.within_s
         ticket.bucket = bucket
@@ -291,7 +299,7 @@ class Predictions:
             self._try(ticket, limit_s)
 
     def _second(self, first: Pending, outcome: Outcome) -> bool:
-        """Ask the champion in the challenger's place; False when there is none."""
+        """Ask the champion in an arm's place; False when there is none."""
         served = self._served.get(first.version.where)
         champion = None if served is None else self._champion(served.routes)
         if served is None or champion is None:
@@ -326,7 +334,7 @@ class Predictions:
         now_s = ticket.arrived_s if ticket.instead_of is None else time.monotonic()
         pace = version.pace
         wait_s = pace.wait_s()
-        worker = self.fleet.find(version.worker_key)
+        worker = self.fleet.find(version.key)
         pace.waiting += 1
         ticket.is_paced = True
         ticket.among = self._deadlines.add(ticket, limit_s)
@@ -385,12 +393,12 @@ class Predictions:
 
     def _submit_copy(self, copy: Pending) -> bool:
         deployment = copy.version.deployment
-        worker = self.fleet.find(copy.version.worker_key)
+        worker = self.fleet.find(copy.version.key)
         return worker is not None and self.fleet.is_ready(deployment) and worker.submit(copy)
 
     def _is_ready(self, version: Version) -> bool:
         """Whether a version that is no challenger takes requests."""
-        worker = self.fleet.find(version.worker_key)
+        worker = self.fleet.find(version.key)
         return worker is not None and worker.accepts
 
     def _champion(self, routes: ModelRoutes) -> Deployment | None:

@@ -26,8 +26,9 @@ class ModelRoutes:
     champion: Deployment | None
     challenger: Deployment | None
     running: Mapping[int, Deployment]
-    """By number."""
+    """By number; a control arm, which has its champion's, is not among them."""
     shadow: Deployment | None = None
+    control: Deployment | None = None
 
     @property
     def generation(self) -> int:
@@ -40,22 +41,26 @@ def table(
 ) -> dict[tuple[str, str], ModelRoutes]:
     """Sort deployments by environment and model; `before` gives what has not changed since."""
     grouped: dict[tuple[str, str], dict[int, Deployment]] = {}
+    controls: dict[tuple[str, str], Deployment] = {}
     for each in deployments:
         key = (each.environment.value, each.model)
         versions = grouped.get(key)
         if versions is None:
             versions = grouped[key] = {}
-        versions[each.number] = each
+        if each.role is Role.CONTROL:
+            controls[key] = each
+        else:
+            versions[each.number] = each
     known = before or {}
     found: dict[tuple[str, str], ModelRoutes] = {}
     for key, versions in grouped.items():
-        last = known.get(key)
-        same = last is not None and last.running == versions
-        found[key] = last if last is not None and same else _routes(versions)
+        last, control = known.get(key), controls.get(key)
+        same = last is not None and last.running == versions and last.control == control
+        found[key] = last if last is not None and same else _routes(versions, control)
     return found
 
 
-def _routes(versions: Mapping[int, Deployment]) -> ModelRoutes:
+def _routes(versions: Mapping[int, Deployment], control: Deployment | None) -> ModelRoutes:
     one = next(iter(versions.values()))
     return ModelRoutes(
         one.environment,
@@ -64,6 +69,7 @@ def _routes(versions: Mapping[int, Deployment]) -> ModelRoutes:
         _with_role(versions, Role.CHALLENGER),
         versions,
         _with_role(versions, Role.SHADOW),
+        control,
     )
 
 
@@ -85,6 +91,17 @@ def challenger_share(routes: ModelRoutes, *, now: datetime, ready: Ready) -> int
     return challenger.share if leased else 0
 
 
+def control_share(routes: ModelRoutes, *, now: datetime, ready: Ready) -> int:
+    """Return the percent of requests that the control arm gets at this moment.
+
+    None while the challenger gets none: there is nothing to compare.
+    """
+    control = routes.control
+    if control is None or not ready(control):
+        return 0
+    return control.share if challenger_share(routes, now=now, ready=ready) else 0
+
+
 def choose(routes: ModelRoutes, *, drawn: float, now: datetime, ready: Ready) -> Deployment | None:
     """Return the version that answers; None when none can.
 
@@ -92,10 +109,13 @@ def choose(routes: ModelRoutes, *, drawn: float, now: datetime, ready: Ready) ->
     ----------
     drawn
         Uniform in ``[0, 100)``; each request is drawn by itself, or each customer where the
-        rollout has a key. The judgement of the canary rests on it.
+        rollout has a key. The judgement of the canary rests on it. The challenger has the lower
+        end, the control arm the upper, so that who is in an arm stays there while shares rise.
     """
     if routes.challenger and drawn < challenger_share(routes, now=now, ready=ready):
         return routes.challenger
+    if routes.control and drawn >= 100 - control_share(routes, now=now, ready=ready):
+        return routes.control
     champion = routes.champion
     return champion if champion is not None and ready(champion) else None
 
@@ -105,8 +125,11 @@ def share_now(deployment: Deployment, routes: ModelRoutes, *, now: datetime, rea
     challenger = challenger_share(routes, now=now, ready=ready)
     if deployment is routes.challenger:
         return challenger
+    control = control_share(routes, now=now, ready=ready)
+    if deployment is routes.control:
+        return control
     serves = deployment is routes.champion and ready(deployment)
-    return 100 - challenger if serves else 0
+    return 100 - challenger - control if serves else 0
 
 
 def _with_role(versions: Mapping[int, Deployment], role: Role) -> Deployment | None:

@@ -71,8 +71,8 @@ class GatewaySettings:
         return self.deadline_s if stated is None else float(stated) / 1000
 
     def attempt_of(self, deployment: Deployment) -> float:
-        """Return how long a version may try; a challenger leaves time for the champion."""
-        share = 0.5 if deployment.role is Role.CHALLENGER else 1.0
+        """Return how long a version may try; an arm of a canary leaves time for the champion."""
+        share = 0.5 if deployment.role in {Role.CHALLENGER, Role.CONTROL} else 1.0
         return self.deadline_of(deployment.serving) * share
 
     @property

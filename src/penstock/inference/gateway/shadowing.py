@@ -17,6 +17,7 @@ from typing import NamedTuple
 from penstock.domain import Deployment, Role
 from penstock.inference.gateway.attempts import Pending, Version
 from penstock.inference.gateway.batching import Failure, Outcome, Settle, Then, awaited
+from penstock.inference.gateway.placing import Key, key_of
 
 QUEUE = 256
 QUEUE_BYTES = 8 * 2**20
@@ -67,7 +68,7 @@ class Copies:
         self._submit = submit
         self._settle = settle
         self._held = held
-        self._shadows: dict[tuple[str, str, int], _Shadow] = {}
+        self._shadows: dict[Key, _Shadow] = {}
 
     def offer(self, answered: Pending, shadow: Version) -> None:
         """Copy a request that has its answer, if there is room for a copy."""
@@ -83,7 +84,7 @@ class Copies:
 
     def told(self, shadow: Deployment) -> Told:
         """Say how many copies a version got, and how many were dropped."""
-        found = self._shadows.get(_key(shadow))
+        found = self._shadows.get(key_of(shadow))
         return Told(0, 0) if found is None else Told(found.sent, found.dropped)
 
     def stop(self) -> None:
@@ -130,7 +131,3 @@ def _copy(answered: Pending, version: Version, then: Then) -> Pending:
     copy.arrived_us, copy.arrived_s = answered.arrived_us, time.monotonic()
     copy.generation, copy.bucket = answered.generation, answered.bucket
     return copy
-
-
-def _key(shadow: Deployment) -> tuple[str, str, int]:
-    return shadow.environment.value, shadow.model, shadow.number

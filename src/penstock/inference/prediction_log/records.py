@@ -29,7 +29,7 @@ FIGURES = struct.Struct("<qIIIIIIHHhBBBBBB")
 length of the id, role, outcome, kind, media, flags."""
 BATCH, WATERMARK, CLOSE, GAP = 1, 2, 3, 4
 """What a record is."""
-ROLES = ("", "champion", "challenger", "previous", "warm", "explicit", "shadow")
+ROLES = ("", "champion", "challenger", "previous", "warm", "explicit", "shadow", "control")
 """By code: a role keeps its place."""
 
 _SUM, _TAIL = struct.Struct("<I"), struct.Struct("<" + HEAD.format[2:])
@@ -49,10 +49,10 @@ class Outcome(IntEnum):
     FAILED = 2
     """An error of this arm: 5xx, dead, late, or refused what the champion accepted."""
     FALLBACK = 3
-    """The champion's answer in the challenger's place. No arm's count has it: the request
-    was drawn for the challenger and counts there, once."""
+    """The champion's answer in an arm's place. No arm's count has it: the request was drawn
+    for the challenger, or the control arm, and counts there, once."""
     DISMISSED = 4
-    """The challenger refused it and so did the champion: counts, and is no error."""
+    """The arm refused it and so did the champion: counts, and is no error."""
 
 
 class Entry(NamedTuple):
@@ -63,8 +63,8 @@ class Entry(NamedTuple):
     ended_us: int
     number: int
     role: str
-    """``champion``, ``challenger``, ``shadow``, or ``explicit`` for a request that named the
-    version."""
+    """``champion``, ``challenger``, ``control``, ``shadow``, or ``explicit`` for a request that
+    named the version."""
     status: int
     """HTTP status of this attempt's own answer."""
     outcome: Outcome
