@@ -10,8 +10,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.inference.gateway.placing import Key
-
 SLOT_S = 5
 SLOTS = 60
 """Five minutes."""
@@ -19,6 +17,9 @@ GROUP = 4
 """Slots in one point of ``latencies``: 20 s, since quantiles of fewer answers only flicker."""
 BOUNDS_MS = tuple(0.1 * 1.12**step for step in range(110))
 """Upper ends of the bins of latency, 12 % apart: from 0.1 ms to 23 s."""
+
+Key = tuple[str | int, ...]
+"""Names whom the figures are of."""
 
 
 @dataclass(slots=True)
