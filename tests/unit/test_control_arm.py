@@ -23,7 +23,7 @@ from penstock.domain import Deployment, Role
 from penstock.inference.gateway import placing
 from penstock.inference.gateway.routing import ModelRoutes, choose, share_now, table
 from penstock.inference.gateway.state import State
-from penstock.inference.prediction_log.counting import Arms
+from penstock.inference.prediction_log.counting import ArmCount, Arms
 from penstock.inference.prediction_log.segments import Outcome
 from penstock.records import database as records_database
 from penstock.records.database import Database
@@ -46,11 +46,18 @@ def routes(share: int) -> ModelRoutes:
     return found
 
 
+def everyone(_: Deployment) -> bool:
+    return True
+
+
 def roles(
     among: ModelRoutes, *, now: datetime = NOW, away: frozenset[Role] = frozenset()
 ) -> Counter[Role]:
     draws = random.Random(3)
-    ready = lambda deployment: deployment.role not in away  # noqa: E731
+
+    def ready(deployment: Deployment) -> bool:
+        return deployment.role not in away
+
     chosen = [choose(among, drawn=100 * draws.random(), now=now, ready=ready) for _ in range(3000)]
     return Counter(one.role for one in chosen if one is not None)
 
@@ -79,7 +86,6 @@ def test_its_requests_are_the_champions_when_it_or_the_challenger_is_away_or_the
 
 @given(share=st.integers(1, 49), drawn=st.floats(0, 100, exclude_max=True))
 def test_who_is_in_an_arm_stays_there_when_shares_rise(share: int, drawn: float) -> None:
-    everyone = lambda _: True  # noqa: E731
     before = choose(routes(share), drawn=drawn, now=NOW, ready=everyone)
     after = choose(routes(min(share + 5, 49)), drawn=drawn, now=NOW, ready=everyone)
 
@@ -131,9 +137,8 @@ def serve(rig: Rig, deployments: list[Deployment]) -> None:
     rig.until(lambda: {role: one["state"] for role, one in told(rig).items()} == ready)
 
 
-def counts(rig: Rig) -> dict[str, tuple[int, int, int]]:
-    found = Arms(rig.folder / "log/production/m").count(since_us=0, until_us=2**60, slow_ms=10_000)
-    return {role: tuple(count) for role, count in found.items()}
+def counts(rig: Rig) -> dict[str, ArmCount]:
+    return Arms(rig.folder / "log/production/m").count(since_us=0, until_us=2**60, slow_ms=10_000)
 
 
 def test_champion_and_control_arm_answer_alike_from_workers_of_their_own(rig: Rig) -> None:
@@ -147,7 +152,7 @@ def test_champion_and_control_arm_answer_alike_from_workers_of_their_own(rig: Ri
         ("champion", 1), ("challenger", 2), ("control", 1),
     }  # fmt: skip
     assert len({pid for *_, pid in pids}) == 3
-    assert {role: count[0] for role, count in counts(rig).items()} == by_arm
+    assert {role: count.requests for role, count in counts(rig).items()} == by_arm
     said = told(rig)
     assert {role: one["share_now"] for role, one in said.items()} == {
         "champion": 40, "challenger": 30, "control": 30,

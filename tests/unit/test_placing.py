@@ -155,7 +155,7 @@ def rooms(draw: st.DrawFn) -> list[Room]:
         own = draw(st.booleans())
         home = Home(lock, f"own {number}" if own else "shared 0", not own)
         fixed, warm, busy = (draw(st.booleans()) for _ in range(3))
-        key = ("production", f"m{number}", 1, str(number))
+        key = ("production", f"m{number}", 1, str(number), "")
         found.append(Room(key, (home,), draw(sizes), fixed, warm, busy, draw(moments)))
     return found
 
@@ -203,9 +203,9 @@ def test_warm_versions_go_last_and_the_long_idle_first(found: list[Room], budget
 
 
 def test_a_rollout_too_large_is_told_in_one_sentence() -> None:
-    champion = Room(("production", "m", 1, "a"), (Home("l", "m 1", shared=False),), GB)
-    challenger = Room(("production", "m", 2, "b"), (Home("l", "m 2", shared=False),), GB)
-    other = Room(("production", "x", 1, "c"), (Home("l", "x 1", shared=False),), GB // 2)
+    champion = Room(("production", "m", 1, "a", ""), (Home("l", "m 1", shared=False),), GB)
+    challenger = Room(("production", "m", 2, "b", ""), (Home("l", "m 2", shared=False),), GB)
+    other = Room(("production", "x", 1, "c", ""), (Home("l", "x 1", shared=False),), GB // 2)
     memory = Memory(3 * GB // 2, {"l": 0})
 
     assert too_large([champion], challenger, memory) == (
@@ -222,7 +222,7 @@ def test_a_rollout_too_large_is_told_in_one_sentence() -> None:
 
 def test_a_shared_process_and_a_host_are_counted_once() -> None:
     home = Home("l", "shared 0", shared=True)
-    loaded = [Room(("production", f"m{n}", 1, ""), (home,), 1000) for n in range(5)]
+    loaded = [Room(("production", f"m{n}", 1, "", ""), (home,), 1000) for n in range(5)]
 
     assert used_bytes(loaded, Memory(GB, {"l": 7, "idle": 9})) == 5 * 1000 + CHILD_BYTES + 7
 
