@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from penstock.deploy import approval, ways
+from penstock.deploy import approval, rollout, ways
 from penstock.domain import Role, RolloutState, RunState
 from penstock.errors import ConflictError, NotAllowedError, UsageError
 from penstock.pipeline.acts import expired
 from penstock.records import approvals, journal, rollouts, runs, tokens, watch
 from penstock.records.runs import Push
-from tests.unit.rollout_rig import HARMFUL, HEALTHY, SILENT, House
+from tests.unit.rollout_rig import HARMFUL, HEALTHY, QUIET, SILENT, House
 
 
 @pytest.fixture
