@@ -122,3 +122,12 @@ class ConfigurationError(PenstockError):
 
     def __str__(self) -> str:
         return "\n".join([f"{self.code} {self.what}", *map(str, self.faults)])
+
+
+def damaged_database(cause: object) -> IntegrityError:
+    """Return what is said when SQLite calls the records' file malformed."""
+    return IntegrityError(
+        "PS102",
+        f"The database file is damaged: {cause}.",
+        hint="Stop the server and put the file back: docs/server.md, A damaged database.",
+    )

@@ -81,7 +81,9 @@ def prepare(home: Path) -> None:
             (home / name).mkdir(exist_ok=True)
         for name in _PRIVATE:
             (home / name).chmod(0o700)
-        os.close(os.open(home / "penstock.db", os.O_WRONLY | os.O_CREAT, 0o600))
+        # Never opened once it is there: the close would drop SQLite's locks of this process.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(home / "penstock.db", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         (home / "penstock.db").chmod(0o600)
         if os.geteuid() == 0:  # users of sandboxes pass through, and see no names
             home.chmod(0o711)

@@ -39,7 +39,7 @@ from dbos import (
     _workflow_commands,
 )
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from penstock import errors
 from penstock.errors import (
@@ -48,6 +48,7 @@ from penstock.errors import (
     Fault,
     PenstockError,
     UnreachableError,
+    damaged_database,
 )
 from penstock.ports import Finished
 
@@ -69,6 +70,10 @@ _STATES = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
     "CANCELLED": "cancelled",
 }
+# The write-ahead log is copied by the records alone: `records.sqlite`.
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_SQLITE_LOG = ("wal_autocheckpoint=0", "journal_size_limit=1048576")
+_SQLITE = ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
 # Asked after the kernel was told to kill us with the engine: it may have died just before.
 _STILL_OURS = '[ "$PPID" = "$0" ] || exit 127; exec "$@"'
 
@@ -154,7 +159,7 @@ class DbosEngine:
         self._lock = take_lock(self.home / "engine.lock")
         try:
             self._launch()
-        except OperationalError as error:
+        except DatabaseError as error:
             self.close()
             raise _silent_database(self.url, error) from error
         except BaseException:
@@ -234,7 +239,7 @@ class DbosEngine:
                 serializer=DBOSPortableJSONSerializer(),
                 application_name=APPLICATION,
             )
-        except OperationalError as error:
+        except DatabaseError as error:
             raise _silent_database(self.url, error) from error
 
     def enqueue(  # noqa: PLR0913  the port's signature
@@ -422,15 +427,13 @@ def durable_engine(url: str) -> sa.Engine:
         return sa.create_engine(url, pool_pre_ping=True)
     engine = sa.create_engine(url)
 
-    @event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = "IMMEDIATE"
         # A lost checkpoint makes a step run again, which every step must bear.
-        for setting in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL"):
+        for setting in (*_SQLITE, *_SQLITE_LOG):
             connection.execute(f"PRAGMA {setting}")
-        connection.execute("PRAGMA foreign_keys=ON")
 
-    assert set_up
+    event.listen(engine, "connect", set_up)
     return engine
 
 
@@ -486,7 +489,9 @@ def from_json(written: dict[str, Any]) -> PenstockError:
     return kind(written["code"], written["what"], hint=written["hint"])
 
 
-def _silent_database(url: str, error: OperationalError) -> UnreachableError:
+def _silent_database(url: str, error: DatabaseError) -> PenstockError:
+    if getattr(error.orig, "sqlite_errorname", "").startswith(_DAMAGE):
+        return damaged_database(error.orig)
     place = sa.make_url(url).render_as_string(hide_password=True)
     return UnreachableError(
         "PS152",

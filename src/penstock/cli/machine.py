@@ -103,8 +103,7 @@ class Seen:
 
 def _examine(home: Path) -> Iterator[Seen]:
     yield Seen("passed", "Python", platform.python_version())
-    sound = sqlite3.sqlite_version_info >= OLDEST_SQLITE
-    yield Seen("passed" if sound else "failed", "SQLite", sqlite3.sqlite_version)
+    yield sqlite_seen(sqlite3.sqlite_version_info)
     version = git("--version")
     if version is None:
         yield Seen("failed", "git", "is not there", "Install git.")
@@ -112,10 +111,46 @@ def _examine(home: Path) -> Iterator[Seen]:
         yield Seen("passed", "git", version.removeprefix("git version "))
     yield _uv()
     yield from _home_seen(home)
+    yield from _database(home)
     settings = settings_here(home)
     for name, port in (("port", settings.port), ("predict", settings.predict_port)):
         yield _port(name, settings.host, port)
     yield _sandbox(home, settings)
+
+
+def sqlite_seen(version: tuple[int, ...]) -> Seen:
+    """Say whether this SQLite will do."""
+    from penstock.records.sqlite import has_reset_race
+
+    text = ".".join(map(str, version))
+    if version < OLDEST_SQLITE:
+        return Seen("failed", "SQLite", f"{text} is too old", "Install SQLite 3.51.3 or later.")
+    if not has_reset_race(version):
+        return Seen("passed", "SQLite", text)
+    return Seen(
+        "warning",
+        "SQLite",
+        f"{text}: another program that checkpoints penstock.db can damage it (WAL-reset race)",
+        "Let only Penstock use the file, or install SQLite 3.51.3 or later.",
+    )
+
+
+def _database(home: Path) -> Iterator[Seen]:
+    from penstock.records.sqlite import faults
+
+    file = home / "penstock.db"
+    if not file.exists():
+        return
+    try:
+        found = faults(file)
+    except (OSError, sqlite3.Error) as error:
+        yield Seen("failed", "database", f"{file} cannot be read: {error}")
+        return
+    if found:
+        fix = "Stop the server and put it back: docs/server.md, A damaged database."
+        yield Seen("failed", "database", f"PS102 {file} is damaged: {'; '.join(found)}", fix)
+    else:
+        yield Seen("passed", "database", f"{file} is whole")
 
 
 def _uv() -> Seen:

@@ -6,6 +6,7 @@ stretch is one transaction that stops if the row is not in the state it expects.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Pipeline:
     async def tick(self, due: str) -> None:
         """Each minute: what is due, what waited too long, and what a crash left behind."""
         await self.tools.engine.step("tick", partial(watching.tick, self.tools, due, self.heal))
+        await asyncio.to_thread(self.tools.database.tidy)  # of what the engine alone wrote
 
     async def logs(self, due: str) -> None:  # noqa: ARG002  every schedule's argument
         """Each minute: the prediction logs into Parquet."""

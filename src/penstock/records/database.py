@@ -2,12 +2,11 @@
 
 SQLite runs in WAL mode with ``synchronous=FULL``: an acknowledged decision outlives a power
 cut. A change begins with BEGIN IMMEDIATE, because a transaction that reads first and writes
-later fails at once when somebody else wrote in between.
+later fails at once when somebody else wrote in between. More of SQLite: `records.sqlite`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,17 +19,14 @@ import alembic.config
 import alembic.runtime.migration
 import alembic.script
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from penstock.domain import JSON
-from penstock.errors import ConflictError, UnreachableError
+from penstock.errors import ConflictError, UnreachableError, damaged_database
 from penstock.ports import Clock
-from penstock.records import journal
+from penstock.records import journal, sqlite
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_WRITES = "penstock_writes"
 CONNECT_S = 5
 """A database server that does not answer a connection by then is away."""
 
@@ -66,7 +62,9 @@ class Database:
     def __init__(self, url: str, *, clock: Clock) -> None:
         self.url = url
         self.clock = clock
-        self.engine = _sqlite(url) if url.startswith("sqlite") else _server(url)
+        is_file = url.startswith("sqlite")
+        self.engine = sqlite.connect(url) if is_file else _server(url)
+        self._log = sqlite.Log(self.engine) if is_file else None
 
     def migrate(self) -> None:
         """Bring the schema to this release; refuse a database from a later one."""
@@ -99,10 +97,11 @@ class Database:
         """Give a transaction for what needs no journal: steps, labels, messages sent."""
         with (
             _sentences(),
-            self.engine.connect().execution_options(**{_WRITES: True}) as connection,
+            self.engine.connect().execution_options(**{sqlite.WRITES: True}) as connection,
             connection.begin(),
         ):
             yield connection
+        self.tidy()
 
     @contextmanager
     def change(self, actor: str) -> Generator[Change]:
@@ -111,6 +110,11 @@ class Database:
             change = Change(connection, actor, self.clock())
             yield change
             assert change.entries, "a change that left no journal entry"
+
+    def tidy(self) -> None:
+        """Copy a write-ahead log that has grown long into its file; nothing else to do."""
+        if self._log is not None:
+            self._log.shorten()
 
     def close(self) -> None:
         """Close the connections."""
@@ -123,35 +127,16 @@ def _server(url: str) -> sa.Engine:
     return sa.create_engine(url, pool_pre_ping=True, connect_args=limits)
 
 
-def _sqlite(url: str) -> sa.Engine:
-    engine = sa.create_engine(url, poolclass=NullPool)
-
-    def set_up(connection: sqlite3.Connection, _record: Any) -> None:
-        # Transactions are begun by `begin` below, not by the driver.
-        connection.isolation_level = None
-        for setting in (
-            "busy_timeout=30000",
-            "foreign_keys=ON",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-        ):
-            connection.execute("PRAGMA " + setting)
-
-    def begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    event.listen(engine, "connect", set_up)
-    event.listen(engine, "begin", begin)
-    return engine
-
-
 @contextmanager
 def _sentences() -> Generator[None]:
     """Turn a database that does not answer into our own error."""
     try:
         yield
-    except OperationalError as error:
+    except DatabaseError as error:
+        if sqlite.is_damage(error.orig):
+            raise damaged_database(error.orig) from error
+        if not isinstance(error, OperationalError):
+            raise
         raise UnreachableError(
             "PS101",
             f"The database does not answer: {error.orig}.",
