@@ -10,21 +10,18 @@ import pytest
 from numpy.typing import NDArray
 
 from penstock.check.answers import Answers
-from penstock.check.comparison import (
+from penstock.check.comparison import Matched, chance_to_pass, decide, holm, needed_rows
+from penstock.check.comparison import compare as compared
+from penstock.check.paired import (
     Difference,
     auc_difference,
     bootstrap_difference,
-    chance_to_pass,
-    compare,
-    decide,
-    holm,
     mcnemar_mid_p,
     mean_difference,
-    needed_rows,
     proportion_difference,
 )
-from penstock.check.measures import delong
-from penstock.domain import Verdict
+from penstock.check.rows import delong
+from penstock.domain import CheckResult, Verdict
 from penstock.errors import UsageError
 
 I = np.arange(400)  # noqa: E741  # row numbers, from which all fixed examples are made
@@ -39,6 +36,12 @@ def scored(score: NDArray[Any], *, cut: float = 0.5) -> Answers:
     score = np.clip(score, 0, 1).astype(np.float64)
     prediction = np.where(score > cut, "yes", "no")
     return Answers(prediction, np.column_stack([1 - score, score]), ("no", "yes"), "yes")
+
+
+def compare(
+    metric: str, labels: NDArray[Any], champion: Answers, challenger: Answers, **asked: Any
+) -> CheckResult:
+    return compared(metric, Matched(labels, champion, challenger), **asked)
 
 
 def yes_no(labels: NDArray[Any]) -> NDArray[Any]:
@@ -83,9 +86,10 @@ def test_the_bootstrap_equals_the_reference() -> None:
     truth = I / 10
     champion, challenger = truth + (I * 37 % 101) / 50 - 1, truth + (I * 53 % 97) / 60 - 0.8
 
-    def gain(rows: NDArray[np.int64]) -> float:
+    def gain(weights: NDArray[np.float64]) -> float:
         before, now = (
-            math.sqrt(np.square(truth[rows] - one[rows]).mean()) for one in (champion, challenger)
+            math.sqrt(np.average(np.square(truth - one), weights=weights))
+            for one in (champion, challenger)
         )
         return before - now
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.check import leaks
 from penstock.check.leaks import Truth
-from penstock.check.measures import delong
+from penstock.check.rows import delong
 from penstock.domain import Verdict
 
 ROWS = 500

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn import metrics
 
 from penstock.check.answers import Answers
-from penstock.check.measures import MEASURES, class_names, rows
+from penstock.check.measures import MEASURES
 from penstock.check.quality import (
     default_margin,
     higher_is_better,
@@ -19,6 +20,7 @@ from penstock.check.quality import (
     value,
     wilson,
 )
+from penstock.check.rows import class_names, rows
 from penstock.domain import Verdict
 from penstock.errors import UsageError
 
@@ -50,6 +52,16 @@ def test_binary_measures_equal_scikit_learn(metric: str, expected: float) -> Non
     assert value(metric, TRUTH, BINARY) == pytest.approx(expected, abs=1e-12)
 
 
+def calibration_error(right: NDArray[Any], told: NDArray[Any]) -> float:
+    """By a table of ten bins, as textbooks have it."""
+    found = 0.0
+    for low in range(10):
+        inside = (told >= low / 10) & ((told < (low + 1) / 10) | (low == 9))
+        if inside.any():
+            found += inside.mean() * abs(right[inside].mean() - told[inside].mean())
+    return float(found)
+
+
 def test_multiclass_measures_equal_scikit_learn() -> None:
     truth = I % 4
     raw = (np.outer(I, [37, 41, 43, 47]) % 89 + 1.0) + 40 * np.eye(4)[truth]
@@ -65,6 +77,7 @@ def test_multiclass_measures_equal_scikit_learn() -> None:
             "f1_macro": of_sklearn("f1_score", truth, said, average="macro"),
             "log_loss": of_sklearn("log_loss", truth, probability),
             "roc_auc_ovr": of_sklearn("roc_auc_score", truth, probability, multi_class="ovr"),
+            "ece": calibration_error(truth == said, probability.max(axis=1)),
         }
     )
 

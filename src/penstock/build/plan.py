@@ -119,12 +119,12 @@ def _checks(config: ModelConfig) -> str:
 
 def _test(config: ModelConfig, beside: str | None) -> list[PlannedStep]:
     where = f"beside {beside}" if beside else "alone: a first version"
-    people = config.approval.people or 0
-    if people:
-        who = f"{people} {'person' if people == 1 else 'people'}"
-        approve = f"{who}; closes after {config.approval.expires}"
-    else:
-        approve = "nobody is asked, unless something is undecided"
+    people = max(config.approval.people or 0, 1)
+    who = f"{people} {'person' if people == 1 else 'people'}"
+    approve = {
+        "better": f"nobody is asked when it is provably better than the champion, else {who}",
+        "not_worse": f"nobody is asked, unless something is undecided: then {who}",
+    }.get(config.quality.promote or "", f"{who}; closes after {config.approval.expires}")
     undecided = f"undecided {UNDECIDED_BY_RISK[config.model.risk]}"
     return [
         PlannedStep("test", "deploy", where),

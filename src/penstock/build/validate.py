@@ -197,6 +197,7 @@ def _columns(
 ) -> Iterator[Finding]:
     known = table.column_names
     wanted = [("label", spec.label), ("id", spec.id), ("time", spec.time)]
+    wanted += [("group", spec.group)]
     wanted += [("sensitive", column) for column in spec.sensitive]
     wanted += also
     broken = False

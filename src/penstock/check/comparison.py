@@ -7,136 +7,36 @@
     undecided      otherwise: `needed_rows` says how many rows would do
 
 "Higher wins" is never asked: with few rows it lets half of the equal and many of the worse
-challengers pass. Start reading at `compare`.
+challengers pass. Start reading at `compare`; `guardrails` asks the same of measures that must
+not suffer, `table` shows all of them.
 
-References: DeLong et al. 1988 (AUC); Bonett and Price 2012 (paired proportions); Holm 1979.
+Reference: Holm 1979. How each difference is known stands in `paired`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import norm
 
+from penstock.check import lay
 from penstock.check.answers import Answers, class_text
-from penstock.check.measures import MEASURES, Measure, Rows, delong
-from penstock.check.quality import ROWS_MIN, Z, judged_rows, number
-from penstock.domain import CheckResult, Verdict
+from penstock.check.paired import GROUPS_MIN, Difference, Pair, Z, mcnemar_mid_p
+from penstock.check.quality import ROWS_MIN, fitting, judged_rows, number
+from penstock.check.rows import Terms
+from penstock.domain import JSON, CheckResult, Verdict
 
-REPLICATES = 2000
 SLICE_ROWS_MIN, SLICE_CASES_MIN = 100, 10
 """Rows, and rows of each of two classes, below which a slice is not judged."""
 _Z_POWER = 0.8416212335729143
 """Quantile .8 of the normal law: the chance to pass that `needed_rows` plans for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Challenger minus champion; more is better."""
-
-    value: float
-    se: float
-    """Standard error."""
-    low: float
-    """The difference is above it with 95 % confidence."""
-    high: float
-    """The difference is below it with 95 % confidence."""
-
-    @classmethod
-    def normal(cls, value: float, variance: float) -> Difference:
-        """Make one whose bounds follow from the standard error."""
-        se = math.sqrt(max(variance, 0.0))
-        return cls(value, se, value - Z * se, value + Z * se)
-
-
-def auc_difference(
-    labels: NDArray[Any], champion: NDArray[np.float64], challenger: NDArray[np.float64]
-) -> Difference:
-    """Difference of two AUCs on the same rows, by DeLong.
-
-    Parameters
-    ----------
-    labels
-        True for positive rows, shape ``(n,)``; at least two of each class.
-    champion, challenger
-        Scores, shape ``(n,)``.
-    """
-    areas, covariance = delong(labels, np.array([champion, challenger], dtype=np.float64))
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    return Difference.normal(float(areas[1] - areas[0]), float(variance))
-
-
-def mean_difference(
-    champion_losses: NDArray[np.float64], challenger_losses: NDArray[np.float64]
-) -> Difference:
-    """Difference of two mean losses over the same rows; positive when the challenger loses less.
-
-    Parameters
-    ----------
-    champion_losses, challenger_losses
-        Row by row, shape ``(n,)``, at least two rows.
-    """
-    gain = champion_losses - challenger_losses
-    return Difference.normal(float(gain.mean()), float(gain.var(ddof=1)) / len(gain))
-
-
-def proportion_difference(
-    champion_right: NDArray[np.bool_], challenger_right: NDArray[np.bool_]
-) -> Difference:
-    """Difference of two proportions on the same rows, by Bonett and Price's adjusted interval.
-
-    Its value is drawn a little towards zero: one row is added to each kind of disagreement.
-    """
-    n = len(champion_right) + 2
-    won = (int((challenger_right & ~champion_right).sum()) + 1) / n
-    lost = (int((champion_right & ~challenger_right).sum()) + 1) / n
-    return Difference.normal(won - lost, (won + lost - (won - lost) ** 2) / n)
-
-
-def mcnemar_mid_p(champion_right: NDArray[np.bool_], challenger_right: NDArray[np.bool_]) -> float:
-    """Two-sided mid-p of McNemar's test of equality. Shown, never the verdict: no margin in it."""
-    won = int((challenger_right & ~champion_right).sum())
-    lost = int((champion_right & ~challenger_right).sum())
-    if won + lost == 0:
-        return 1.0
-    fewer = min(won, lost)
-    point = float(binom.pmf(fewer, won + lost, 0.5))
-    if won == lost:
-        return 1 - point / 2
-    return 2 * float(binom.cdf(fewer, won + lost, 0.5)) - point
-
-
-def bootstrap_difference(
-    gain: Callable[[NDArray[np.int64]], float],
-    rows: int,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> Difference:
-    """Difference of any other measure, by resampling rows: the same ones for both models.
-
-    Parameters
-    ----------
-    gain
-        Maps row numbers, shape ``(rows,)``, to challenger minus champion on them.
-    rows
-        How many there are.
-    seed
-        Fixed, so that the same answers give the same verdict.
-    """
-    draw = np.random.default_rng(seed)
-    drawn = np.array([gain(draw.integers(0, rows, rows)) for _ in range(replicates)])
-    known = drawn[~np.isnan(drawn)]
-    value = gain(np.arange(rows))
-    if len(known) < replicates / 2:
-        return Difference(value, math.inf, -math.inf, math.inf)
-    low, high = np.quantile(known, [0.05, 0.95])
-    return Difference(value, float(known.std(ddof=1)), float(low), float(high))
+_TABLE_REPLICATES = 500
+"""For measures that are shown beside the verdict, and decide nothing."""
 
 
 def decide(difference: Difference, margin: float) -> Verdict:
@@ -194,64 +94,31 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[bool]:
 # ---- the gate ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Both models' answers to the same rows, and how they are compared."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Matched:
+    """Two models' answers to the same n rows, and what the project says about the rows."""
 
-    metric: str
-    champion: Rows
-    challenger: Rows
+    labels: NDArray[Any]
+    """Shape ``(n,)``, without nulls."""
+    champion: Answers
+    challenger: Answers
+    terms: Terms = field(default_factory=Terms)
 
-    @property
-    def measure(self) -> Measure:
-        """The measure of `metric`."""
-        return MEASURES[self.metric]
+    def pair(self, metric: str) -> Pair:
+        """Bring the answers into the form that a measure wants.
 
-    def take(self, index: NDArray[Any]) -> Pair:
-        """Return some of the rows."""
-        return Pair(self.metric, self.champion.take(index), self.challenger.take(index))
-
-    def values(self) -> tuple[float, float]:
-        """Return the champion's and the challenger's measure."""
-        return self.measure.value(self.champion), self.measure.value(self.challenger)
-
-    def gain(self, index: NDArray[Any]) -> float:
-        """Return the difference on some rows; more is better."""
-        champion, challenger = self.take(index).values()
-        sign = 1 if self.measure.higher_is_better else -1
-        return sign * (challenger - champion)
-
-    def cases(self) -> int | None:
-        """Count the rows of the rarer of two classes; None where there are not two."""
-        if self.champion.n_classes != 2:
-            return None
-        positives = int(np.count_nonzero(self.champion.truth == 1))
-        return min(positives, len(self.champion) - positives)
-
-    def difference(self) -> Difference | None:
-        """Return the difference with its bounds; None where the rows cannot give one."""
-        losses, rows = self.measure.losses, len(self.champion)
-        if self.metric == "roc_auc":
-            if (self.cases() or 0) < 2:
-                return None
-            labels = self.champion.truth == 1
-            return auc_difference(labels, self.champion.score, self.challenger.score)
-        if rows < 2:
-            return None
-        if losses is None:
-            found = bootstrap_difference(self.gain, rows)
-            return None if math.isnan(found.value) else found
-        of_champion, of_challenger = losses(self.champion), losses(self.challenger)
-        if self.metric == "accuracy":
-            return proportion_difference(of_champion == 1, of_challenger == 1)
-        return mean_difference(of_champion, of_challenger)
+        Raises
+        ------
+        UsageError
+            PS301 for an unknown measure, PS302 for one that does not fit these answers.
+        """
+        both = (self.champion, self.challenger)
+        return Pair(metric, *judged_rows(metric, self.labels, *both, terms=self.terms))
 
 
 def compare(
     metric: str,
-    labels: NDArray[Any],
-    champion: Answers,
-    challenger: Answers,
+    of: Matched,
     *,
     margin: float,
     slices: Mapping[str, NDArray[Any]] | None = None,
@@ -262,10 +129,6 @@ def compare(
     ----------
     metric
         A name of `MEASURES`.
-    labels
-        Shape ``(n,)``, without nulls.
-    champion, challenger
-        Their answers to the same n rows.
     margin
         How much worse still passes, in the unit of the measure, >= 0.
     slices
@@ -275,7 +138,7 @@ def compare(
     Returns
     -------
     CheckResult
-        ``quality.not_worse``.
+        ``quality.not_worse``; ``evidence["lay"]`` says in daily words what the difference means.
 
     Raises
     ------
@@ -283,27 +146,17 @@ def compare(
         PS301 for an unknown measure, PS302 for one that does not fit these answers.
     """
     assert margin >= 0, "a margin below zero would ask for a proof of being better"
-    pair = Pair(metric, *judged_rows(metric, labels, champion, challenger))
+    pair = of.pair(metric)
     difference = pair.difference()
     if difference is None:
         return _too_few(pair, margin)
     judged = _slices(pair, margin, slices or {})
     worse = [str(one["slice"]) for one in judged if one["verdict"] == Verdict.FAILED]
     verdict = Verdict.FAILED if worse else decide(difference, margin)
-    before, now = pair.values()
-    evidence = {
-        "metric": metric,
-        "value": now,
-        "champion": before,
-        "difference": difference.value,
-        "low": _finite(difference.low),
-        "high": _finite(difference.high),
-        "limit": -margin,
-        "margin": margin,
-        "rows": len(labels),
-        "needed_rows": _needed(difference, len(labels), margin),
+    evidence = _evidence(pair, difference, margin) | {
         "reading": _reading(verdict, difference),
         "slices": judged,
+        "lay": lay.lay(pair, of.terms),
         "question": "Is it better than what we use today?",
     }
     if metric == "accuracy":
@@ -313,18 +166,130 @@ def compare(
     return CheckResult("quality.not_worse", verdict, summary, evidence)
 
 
+def guardrails(margins: Mapping[str, float], of: Matched) -> list[CheckResult]:
+    """Ask of measures that must not suffer whether they do.
+
+    Each passes when it is provably worse by less than its margin, at 95 % each: all must pass,
+    so none is given a second chance. It fails when it is provably worse by more, by Holm's
+    procedure over all of them: the chance that any sound version fails stays below 5 %.
+
+    Parameters
+    ----------
+    margins
+        By measure, in its unit, >= 0.
+
+    Returns
+    -------
+    list
+        One result a measure, ``quality.guardrail.<metric>``.
+    """
+    pairs = [of.pair(metric) for metric in margins]
+    found = [pair.difference() for pair in pairs]
+    asked = [at for at, one in enumerate(found) if one is not None]
+    p_values = [_p_worse(found[at], margins[pairs[at].metric]) for at in asked]
+    rejected = dict(zip(asked, holm(p_values), strict=True))
+    results: list[CheckResult] = []
+    for at, (pair, difference) in enumerate(zip(pairs, found, strict=True)):
+        margin, name = margins[pair.metric], f"quality.guardrail.{pair.metric}"
+        question = f"Does its {pair.measure.word} suffer?"
+        if difference is None:
+            few = _too_few(pair, margin)
+            results.append(
+                CheckResult(name, few.verdict, few.summary, {**few.evidence, "question": question})
+            )
+            continue
+        verdict = decide(difference, margin)
+        if verdict is Verdict.FAILED and not rejected[at]:
+            verdict = Verdict.UNDECIDED  # worse by itself, not once all are counted
+        evidence = _evidence(pair, difference, margin) | {
+            "reading": _reading(verdict, difference),
+            "question": question,
+        }
+        results.append(CheckResult(name, verdict, _sentence(pair, difference, margin), evidence))
+    return results
+
+
+def table(task: str, of: Matched) -> list[JSON]:
+    """Return every measure that fits both, with its difference; it judges none of them.
+
+    Returns
+    -------
+    list
+        ``metric``, ``word``, ``higher_is_better``, ``champion``, ``challenger``, ``difference``,
+        ``low``, ``high`` and ``reading``: ``better``, ``worse`` or ``too close``; the last four
+        None where the rows cannot tell.
+    """
+    found: list[JSON] = []
+    for metric in fitting(task, of.labels, of.champion, of.challenger, terms=of.terms):
+        pair = of.pair(metric)
+        before, now = pair.values()
+        if math.isnan(before) or math.isnan(now):
+            continue
+        difference = pair.difference(_TABLE_REPLICATES)
+        found.append(
+            {
+                "metric": metric,
+                "word": pair.measure.word,
+                "higher_is_better": pair.measure.higher_is_better,
+                "champion": before,
+                "challenger": now,
+                "difference": None if difference is None else difference.value,
+                "low": None if difference is None else _finite(difference.low),
+                "high": None if difference is None else _finite(difference.high),
+                "reading": None if difference is None else _moved(difference),
+            }
+        )
+    return found
+
+
+def _moved(difference: Difference) -> str:
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "too close"
+
+
+def _evidence(pair: Pair, difference: Difference, margin: float) -> dict[str, Any]:
+    before, now = pair.values()
+    rows = len(pair.champion)
+    return {
+        "metric": pair.metric,
+        "value": now,
+        "champion": before,
+        "difference": difference.value,
+        "se": _finite(difference.se),
+        "low": _finite(difference.low),
+        "high": _finite(difference.high),
+        "limit": -margin,
+        "margin": margin,
+        "rows": rows,
+        "groups": pair.groups(),
+        "needed_rows": _needed(difference, rows, margin),
+    }
+
+
 def _too_few(pair: Pair, margin: float) -> CheckResult:
-    rows, cases = len(pair.champion), pair.cases()
+    rows, cases, groups = len(pair.champion), pair.cases(), pair.groups()
     of_class = "" if cases is None else f", {cases} of them of the rarer class"
+    of_groups = "" if groups is None else f", in {groups} groups of {GROUPS_MIN}"
     evidence = {
         "metric": pair.metric,
         "margin": margin,
         "rows": rows,
+        "groups": groups,
         "reading": "too close",
         "question": "Is it better than what we use today?",
     }
-    summary = f"{rows} rows{of_class}, cannot tell the champion's {pair.measure.word} from its own"
+    summary = (
+        f"{rows} rows{of_class}{of_groups}, cannot tell the champion's {pair.measure.word} "
+        "from its own"
+    )
     return CheckResult("quality.not_worse", Verdict.UNDECIDED, summary, evidence)
+
+
+def _p_worse(difference: Difference | None, margin: float) -> float:
+    """Chance of such a difference if the challenger were worse by the margin and no more."""
+    assert difference is not None, "a difference that is not known has no chance"
+    return float(norm.cdf((difference.value + margin) / max(difference.se, 1e-300)))
 
 
 def _slices(pair: Pair, margin: float, slices: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
@@ -337,8 +302,7 @@ def _slices(pair: Pair, margin: float, slices: Mapping[str, NDArray[Any]]) -> li
             part = pair.take(texts == name)
             found = _large_enough(part)
             if found is not None:
-                p = float(norm.cdf((found.value + margin) / max(found.se, 1e-300)))
-                p_values.append((len(judged), p))
+                p_values.append((len(judged), _p_worse(found, margin)))
             judged.append(
                 {
                     "slice": f"{column} = {name}",
@@ -381,7 +345,7 @@ def _reading(verdict: Verdict, difference: Difference) -> str:
     return "worse" if verdict is Verdict.FAILED else "too close"
 
 
-def _sentence(pair: Pair, difference: Difference, margin: float, worse: list[str]) -> str:
+def _sentence(pair: Pair, difference: Difference, margin: float, worse: Sequence[str] = ()) -> str:
     word, better = pair.measure.word, pair.measure.higher_is_better
     up = (difference.value >= 0) == better
     size = number(abs(difference.value))

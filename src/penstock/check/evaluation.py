@@ -44,7 +44,7 @@ class Evaluation:
     """Evaluation data, split by the role of its columns. All parts have the same rows."""
 
     features: pa.Table
-    """Every column but label, id and time; sensitive ones too, a model may use them."""
+    """Every column but label, id, time and group; sensitive ones too, a model may use them."""
     label: NDArray[Any]
     """Shape ``(n,)``, without missing values."""
     id: NDArray[Any] | None
@@ -52,6 +52,8 @@ class Evaluation:
     sensitive: pa.Table
     digest: str
     """SHA-256 of the file."""
+    group: NDArray[Any] | None = None
+    """Rows with the same value belong together."""
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -80,6 +82,7 @@ class Evaluation:
             time=None if self.time is None else self.time[rows],
             sensitive=self.sensitive.take(rows),
             digest=self.digest,
+            group=None if self.group is None else self.group[rows],
         )
 
 
@@ -101,7 +104,7 @@ def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
             hint="Add the file to the repository, or correct [evaluate] data in penstock.toml.",
         )
     table = read_table(path, spec.data)
-    roles = {"label": spec.label, "id": spec.id, "time": spec.time}
+    roles = {"label": spec.label, "id": spec.id, "time": spec.time, "group": spec.group}
     named = {role: name for role, name in roles.items() if name is not None}
     for role, name in [*named.items(), *(("sensitive", name) for name in spec.sensitive)]:
         _require_column(table, name, role=role, file=spec.data)
@@ -123,6 +126,7 @@ def read_evaluation(path: Path, spec: Evaluate) -> Evaluation:
         time=None if spec.time is None else _objects(table.column(spec.time)),
         sensitive=features.select(list(spec.sensitive)),
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        group=None if spec.group is None else _objects(table.column(spec.group)),
     )
 
 

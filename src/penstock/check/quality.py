@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from penstock.check.answers import Answers
-from penstock.check.measures import MEASURES, Measure, Rows, class_names, delong, rows
+from penstock.check.measures import MEASURES, Measure
+from penstock.check.paired import GROUPS_MIN, Z, resampled, variance_of_sum
+from penstock.check.rows import Rows, Terms, class_names, delong, rows
 from penstock.domain import CheckResult, Verdict
 from penstock.errors import UsageError
 
@@ -24,8 +26,6 @@ ROWS_MIN = 50
 """Fewer rows decide nothing."""
 MARGINS = {"low": 0.01, "medium": 0.005, "high": 0.005}
 """By risk: absolute for measures where more is better, a share of the champion's for losses."""
-Z = 1.6448536269514722
-"""Quantile .95 of the normal law: one-sided bounds of 95 %."""
 _BOOTSTRAP_REPLICATES = 400
 
 
@@ -80,7 +80,9 @@ def default_margin(metric: str, risk: str, champion: float) -> float:
     return fraction if higher_is_better(metric) else fraction * abs(champion)
 
 
-def judged_rows(metric: str, labels: NDArray[Any], *answers: Answers) -> list[Rows]:
+def judged_rows(
+    metric: str, labels: NDArray[Any], *answers: Answers, terms: Terms | None = None
+) -> list[Rows]:
     """Bring labels and one or several models' answers into one form for a measure.
 
     Raises
@@ -89,79 +91,130 @@ def judged_rows(metric: str, labels: NDArray[Any], *answers: Answers) -> list[Ro
         PS301 for an unknown name, PS302 where the measure is not defined for such answers.
     """
     measure = measure_of(metric)
-    names = () if measure.regression else class_names(labels, *answers)
+    numbers = measure.lists is not None and all(one.classes is None for one in answers)
+    names = () if measure.regression or numbers else class_names(labels, *answers)
+    known = terms or Terms()
     for one in answers:
         probabilities = one.probability is not None and one.classes is not None
-        if not measure.fits(len(names), probabilities=probabilities):
+        fits = _fitting(len(names), known, probabilities=probabilities)
+        if metric not in fits:
             raise UsageError(
                 "PS302",
-                f'"{metric}" is not defined for a model with {len(names)} classes'
-                f"{'' if probabilities else ' and no probabilities'}.",
-                hint=f"Choose from {', '.join(_fitting(len(names), probabilities))}.",
+                _misfit(measure, metric, len(names), known, probabilities),
+                hint=f"Choose from {', '.join(fits)}.",
             )
-    return [rows(labels, one, names=names) for one in answers]
+    return [rows(labels, one, names=names, terms=known) for one in answers]
 
 
-def _fitting(n_classes: int, probabilities: bool) -> list[str]:
+def _misfit(
+    measure: Measure, metric: str, n_classes: int, terms: Terms, probabilities: bool
+) -> str:
+    if measure.priced and terms.cost is None:
+        return f'"{metric}" needs to know what mistakes cost: [quality] cost.'
+    if measure.lists is not None and terms.group is None:
+        return f'"{metric}" needs to know which rows are one list: [evaluate] group.'
+    lacking = "" if probabilities else " and no probabilities"
+    return f'"{metric}" is not defined for a model with {n_classes} classes{lacking}.'
+
+
+def _fitting(n_classes: int, terms: Terms, *, probabilities: bool) -> list[str]:
+    lists, priced = terms.group is not None, terms.cost is not None
     return [
         name
         for name, measure in MEASURES.items()
-        if measure.fits(n_classes, probabilities=probabilities)
+        if measure.fits(n_classes, probabilities=probabilities, lists=lists, priced=priced)
     ]
 
 
-def value(metric: str, labels: NDArray[Any], answers: Answers) -> float:
+def value(
+    metric: str, labels: NDArray[Any], answers: Answers, terms: Terms | None = None
+) -> float:
     """Compute one measure; NaN where the rows do not define it."""
     if not len(labels):
         return float("nan")
-    return MEASURES[metric].value(judged_rows(metric, labels, answers)[0])
+    return MEASURES[metric].value(judged_rows(metric, labels, answers, terms=terms)[0])
 
 
-def measure(task: str, labels: NDArray[Any], answers: Answers) -> dict[str, float]:
+def measure(
+    task: str, labels: NDArray[Any], answers: Answers, terms: Terms | None = None
+) -> dict[str, float]:
     """Compute every measure that fits these answers and that the rows define."""
     names = () if task == "regression" else class_names(labels, answers)
-    judged = rows(labels, answers, names=names)
-    fitting = _fitting(len(names), judged.probability is not None)
-    found = {name: MEASURES[name].value(judged) for name in fitting} if len(judged) else {}
+    judged = rows(labels, answers, names=names, terms=terms)
+    asked = fitting(task, labels, answers, terms=terms) if len(judged) else []
+    found = {name: MEASURES[name].value(judged) for name in asked}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
+def fitting(
+    task: str, labels: NDArray[Any], *answers: Answers, terms: Terms | None = None
+) -> list[str]:
+    """Name the measures that are defined for these answers of one or several models."""
+    names = () if task == "regression" else class_names(labels, *answers)
+    probabilities = all(one.probability is not None and one.classes is not None for one in answers)
+    return _fitting(len(names), terms or Terms(), probabilities=probabilities)
+
+
 def interval(
-    metric: str, labels: NDArray[Any], answers: Answers, *, seed: int = 0
+    metric: str,
+    labels: NDArray[Any],
+    answers: Answers,
+    *,
+    terms: Terms | None = None,
+    seed: int = 0,
 ) -> tuple[float, float] | None:
     """Bound a measure from both sides, each with 95 % confidence.
 
     DeLong for AUC, Wilson for accuracy, the mean's normal interval for losses, and a seeded
-    bootstrap for the others. None where the rows are too few to say.
+    bootstrap for the others; of groups of rows where the terms name them. None where the rows
+    are too few to say.
     """
-    judged = judged_rows(metric, labels, answers)[0]
-    if metric == "roc_auc":
-        is_positive = judged.truth == 1
-        if min(int(is_positive.sum()), int((~is_positive).sum())) < 2:
-            return None
-        areas, covariance = delong(is_positive, judged.score[None, :])
-        reach = Z * math.sqrt(max(float(covariance[0, 0]), 0.0))
-        return float(areas[0]) - reach, float(areas[0]) + reach
-    if len(judged) < 2:
+    judged = judged_rows(metric, labels, answers, terms=terms)[0]
+    group = judged.group
+    if len(judged) < 2 or (group is not None and len(np.unique(group)) < GROUPS_MIN):
         return None
-    losses = MEASURES[metric].losses
-    if metric == "accuracy" and losses is not None:
-        return wilson(int(losses(judged).sum()), len(judged))
-    if losses is not None:
-        of_rows = losses(judged)
-        reach = Z * float(of_rows.std(ddof=1)) / math.sqrt(len(of_rows))
-        return float(of_rows.mean()) - reach, float(of_rows.mean()) + reach
-    return _bootstrap(MEASURES[metric], judged, seed)
+    measure = MEASURES[metric]
+    if metric == "accuracy" and measure.losses is not None and group is None:
+        return wilson(int(measure.losses(judged).sum()), len(judged))
+    if measure.weighed is not None:
+        return _bootstrap(measure, judged, seed)
+    at, variance = measure.value(judged), _variance(metric, judged)
+    if variance is None:
+        return None
+    reach = Z * math.sqrt(variance)
+    return at - reach, at + reach
+
+
+def _variance(metric: str, judged: Rows) -> float | None:
+    measure = MEASURES[metric]
+    if metric == "roc_auc" and judged.group is None:
+        positive = judged.truth == 1
+        if not 2 <= int(positive.sum()) <= len(judged) - 2:
+            return None
+        return float(delong(positive, judged.score[None, :])[1][0, 0])
+    if measure.lists is not None:
+        found = measure.lists(judged)
+        known = found[~np.isnan(found)]
+        return float(known.var(ddof=1)) / len(known) if len(known) >= 2 else None
+    if measure.parts is not None:
+        parts = measure.parts(judged)
+        return None if parts is None else variance_of_sum(parts, judged.group)
+    assert measure.losses is not None, f"{measure.word} has no formula"
+    losses = measure.losses(judged)
+    return variance_of_sum((losses - losses.mean()) / len(losses), judged.group)
 
 
 def _bootstrap(measure: Measure, judged: Rows, seed: int) -> tuple[float, float] | None:
-    draw = np.random.default_rng(seed)
-    found = [
-        measure.value(judged.take(draw.integers(0, len(judged), len(judged))))
-        for _ in range(_BOOTSTRAP_REPLICATES)
-    ]
-    known = [value for value in found if not math.isnan(value)]
-    if not known:
+    assert measure.weighed is not None, f"{measure.word} cannot be resampled"
+    found = resampled(
+        measure.weighed(judged),
+        len(judged),
+        group=judged.group,
+        replicates=_BOOTSTRAP_REPLICATES,
+        seed=seed,
+    )
+    known = found[~np.isnan(found)]
+    if not len(known):
         return None
     low, high = np.quantile(known, [0.05, 0.95])
     return float(low), float(high)

@@ -18,9 +18,10 @@ from penstock.check.answers import Answers
 from penstock.check.comparison import needed_rows
 from penstock.check.evaluation import Evaluation
 from penstock.check.leaks import Finding
-from penstock.check.measures import class_names, delong
-from penstock.check.measures import rows as rows_of
-from penstock.check.quality import ROWS_MIN, Z, number
+from penstock.check.paired import Z
+from penstock.check.quality import ROWS_MIN, number
+from penstock.check.rows import class_names, delong
+from penstock.check.rows import rows as rows_of
 from penstock.check.training_rows import Training
 from penstock.domain import JSON, CheckResult, Verdict
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.check.answers import Answers, Ask, AskError, equal_answers, numeric, same_class
-from penstock.check.comparison import proportion_difference
 from penstock.check.evaluation import Evaluation
-from penstock.check.measures import class_names, delong
-from penstock.check.measures import rows as rows_of
+from penstock.check.paired import proportion_difference
+from penstock.check.rows import class_names, delong
+from penstock.check.rows import rows as rows_of
 from penstock.domain import JSON, CheckResult, Verdict
 
 _FEW_ROWS = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -29,6 +29,9 @@ METRICS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
         "f1": (0, 1),
         "f1_macro": (0, 1),
         "brier": (0, 1),
+        "ece": (0, 1),
+        "ndcg": (0, 1),
+        "cost": (0, None),
         "log_loss": (0, None),
         "mae": (0, None),
         "rmse": (0, None),
@@ -75,6 +78,21 @@ class Limit(Block):
         return self
 
 
+class MistakeCost(Block):
+    """What mistakes of two classes cost, in a unit of the project's own."""
+
+    fp: Annotated[float, Field(ge=0)] = 1
+    """A row said positive that is not."""
+    fn: Annotated[float, Field(ge=0)] = 1
+    """A positive row that was not said so."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.fp == self.fn == 0:
+            refuse([wrong("says that no mistake costs anything.", "Write { fp = 1, fn = 5 }.")])
+        return self
+
+
 class Quality(Block):
     """How good a version must be, by itself and beside the champion."""
 
@@ -86,6 +104,26 @@ class Quality(Block):
     """How much worse than the champion is still "not worse"; the default depends on the risk."""
     slices: Columns = ()
     """Columns; no group of theirs may become provably worse."""
+
+    guardrails: dict[Metric, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Margin by measure that must not suffer besides the primary one: { log_loss = 0.02 }."""
+    cost: MistakeCost | None = None
+    """What mistakes cost, for the measure ``cost``: { fp = 1, fn = 5 }."""
+    promote: Literal["better", "not_worse", "ask"] | None = None
+    """When a version goes on without a person: when it is provably better than the champion,
+    when it is not worse, or never. By [approval] people; at risk high always a person."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        named: list[tuple[str, ...]] = [("primary",)] if self.primary == "cost" else []
+        named += [("limits", "cost")] if "cost" in self.limits else []
+        named += [("guardrails", "cost")] if "cost" in self.guardrails else []
+        refuse(
+            clash("what mistakes cost is not said.", "Add cost = { fp = 1, fn = 5 }.", *key)
+            for key in named
+            if self.cost is None
+        )
+        return self
 
     @field_validator("limits")
     @classmethod

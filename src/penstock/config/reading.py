@@ -59,7 +59,11 @@ def resolve(config: ModelConfig, task: str | None) -> ModelConfig:
     canary = config.canary
     if canary.hold is None:
         canary = canary.model_copy(update={"hold": HOLD_BY_RISK[risk]})
-    filled = {"model": model, "approval": approval, "canary": canary}
+    quality = config.quality
+    if quality.promote is None:
+        promote = "ask" if approval.people else "not_worse"
+        quality = quality.model_copy(update={"promote": promote})
+    filled = {"model": model, "approval": approval, "canary": canary, "quality": quality}
     return config.model_copy(update=filled)
 
 
@@ -79,7 +83,8 @@ def _across_blocks(document: Mapping[str, Any]) -> Iterator[Broken]:
     quality = _table(document, "quality")
     add = 'Add [evaluate] with data = "…" and label = "…".'
     if not evaluate:
-        for block, key in (("quality", "limits"), ("quality", "slices"), ("fairness", "max")):
+        of_quality = ("limits", "slices", "guardrails", "cost")
+        for block, key in (*(("quality", key) for key in of_quality), ("fairness", "max")):
             if key in _table(document, block):
                 yield clash("there is no [evaluate] to measure it on.", add, block, key)
     else:
@@ -89,12 +94,14 @@ def _across_blocks(document: Mapping[str, Any]) -> Iterator[Broken]:
     ):
         fix = 'Take it out, or set task = "classification".'
         yield clash("a regression has no positive class.", fix, "evaluate", "positive")
-    roles = {evaluate.get(role) for role in ("label", "id", "time")} - {None}
+    roles = {evaluate.get(role) for role in ("label", "id", "time", "group")} - {None}
     for number, column in enumerate(_list(quality.get("slices"))):
         if column in roles:
             fix = f'Take "{column}" out of slices.'
             reason = f'"{column}" has another role in [evaluate].'
             yield clash(reason, fix, "quality", "slices", number)
+    yield from _promotion(document)
+    yield from _lists(evaluate, quality)
     if document.get("check") and not evaluate:
         yield clash("there is no [evaluate] whose rows a check could be asked.", add, "check")
     yield from _training(evaluate)
@@ -103,6 +110,26 @@ def _across_blocks(document: Mapping[str, Any]) -> Iterator[Broken]:
         fix = "Take made_by_build out, or the entry in [data]."
         reason = "the file is fetched by [data], so training does not make it."
         yield clash(reason, fix, "evaluate", "made_by_build")
+
+
+def _lists(evaluate: Mapping[str, Any], quality: Mapping[str, Any]) -> Iterator[Broken]:
+    """Find a measure of lists where no column says which rows are one list."""
+    where: list[tuple[str, ...]] = [("primary",)] if quality.get("primary") == "ndcg" else []
+    where += [(key, "ndcg") for key in ("limits", "guardrails") if "ndcg" in _table(quality, key)]
+    for keys in where if evaluate and not evaluate.get("group") else ():
+        fix = 'Add group = "…" to [evaluate].'
+        yield clash("no column says which rows are one list.", fix, "quality", *keys)
+
+
+def _promotion(document: Mapping[str, Any]) -> Iterator[Broken]:
+    """Find rules for going on without a person that other settings forbid."""
+    promote = _table(document, "quality").get("promote")
+    if promote in {"better", "not_worse"} and _table(document, "model").get("risk") == "high":
+        reason = f'"{promote}" lets versions go on without a person, and the risk is high.'
+        yield clash(reason, 'Write "ask", or take it out.', "quality", "promote")
+    if promote == "ask" and _table(document, "approval").get("people") == 0:
+        reason = "a person is asked, and [approval] people = 0 asks none."
+        yield clash(reason, "Set people to 1 or more, or take promote out.", "quality", "promote")
 
 
 def _training(evaluate: Mapping[str, Any]) -> Iterator[Broken]:

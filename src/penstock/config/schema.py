@@ -182,6 +182,13 @@ class Evaluate(Block):
     """A column that names the row; the model does not get it."""
     time: Filled | None = None
     """A column with the row's time; the model does not get it."""
+    group: Filled | None = None
+    """A column whose equal values belong together (a customer's rows, a list to rank); the model
+    does not get it."""
+    rows_are: Filled = "rows"
+    """What a row is, in the plural, for sentences: ``loans``."""
+    positives_are: Filled = "positives"
+    """What a positive row is, in the plural: ``defaults``."""
     sensitive: Columns = ()
     """Columns for the fairness report."""
     training: Annotated[
@@ -200,7 +207,12 @@ class Evaluate(Block):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         broken: list[Broken] = []
-        single = {"label": self.label, "id": self.id, "time": self.time}
+        single = {
+            "label": self.label,
+            "id": self.id,
+            "time": self.time,
+            "group": self.group,
+        }
         seen = Counter(column for column in single.values() if column)
         for key, column in list(single.items())[1:]:
             if column and seen[column] > 1:

@@ -22,8 +22,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.check.answers import Answers, class_texts
-from penstock.check.comparison import Difference, decide
+from penstock.check.comparison import decide
 from penstock.check.drift import drift, reference_profile
+from penstock.check.paired import Difference
 from penstock.check.quality import (
     ROWS_MIN,
     Z,

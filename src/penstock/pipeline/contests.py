@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from penstock.check.evaluation import Evaluation
+from penstock.check.rows import Cost, Terms
 from penstock.config import ModelConfig
 from penstock.deploy import rollout
 from penstock.domain import Version
@@ -37,6 +38,18 @@ def contest(work: Work) -> Contest | None:
         if serving is not None and serving.number != work.run.number:
             champion = runs.version_of(connection, work.run.model, serving.number)
     return Contest(version, champion, config, evaluation)
+
+
+def terms_of(config: ModelConfig, evaluation: Evaluation) -> Terms:
+    """Return what a project says about its evaluation rows besides the label."""
+    spec, cost = config.evaluate, config.quality.cost
+    assert spec is not None, "rows without [evaluate]"
+    return Terms(
+        group=evaluation.group,
+        cost=None if cost is None else Cost(cost.fp, cost.fn),
+        rows_are=spec.rows_are,
+        positives_are=spec.positives_are,
+    )
 
 
 def can_ask(version: Version, evaluation: Evaluation) -> bool:

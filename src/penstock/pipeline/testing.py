@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from penstock.check import dossier, gate, speed
 from penstock.check.evaluation import Evaluation
-from penstock.deploy import approval, rollout, staging
-from penstock.domain import JSON, CheckResult, Environment, RunState, Verdict, Version
+from penstock.deploy import approval, promotion, rollout, staging
+from penstock.domain import JSON, CheckResult, Environment, RunState, Version
 from penstock.errors import StoppedError
 from penstock.inference.endpoint import Endpoint
 from penstock.pipeline import carding, judging
@@ -144,21 +144,19 @@ def decide(work: Work) -> None:
             )
             staging.leave(change, run, keep=True, reason="a preview to try")
             return
-        people = config.approval.people or 0
-        if judged.verdict is Verdict.UNDECIDED:
-            people = max(people, 1)
-        if people == 0:
+        promoted = promotion.promotion(config, results, judged.verdict)
+        if promoted.people == 0:
             approval.release(
                 change,
                 work.tools.engine,
                 run,
                 approval_id=None,
-                reason="All checks passed; at risk low nobody is asked.",
+                reason=promoted.reason,
             )
             return
         document = _dossier(work, version, results)
         approval.ask(
-            change, run, version, document, digest=dossier.digest(document), needed=people
+            change, run, version, document, digest=dossier.digest(document), needed=promoted.people
         )
         staging.leave(change, run, keep=True, reason="people try it before they approve")
 

@@ -160,7 +160,7 @@ def _last_stage(at: Standing) -> str:
 def _approve(at: Standing) -> tuple[Look, str]:
     if at.approval is None:
         if at.rollout is not None:
-            return STEP_LOOKS["skipped"], "nobody is asked at this risk"
+            return STEP_LOOKS["skipped"], "nobody was asked"
         return STEP_LOOKS["to come"], "" if at.run.releases else "not for this branch"
     needed = at.approval.needed
     people = "1 person" if needed == 1 else f"{needed} people"

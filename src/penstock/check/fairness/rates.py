@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from penstock.check.answers import Answers
 from penstock.check.fairness.groups import MIN_ROWS, Grouping
-from penstock.check.measures import class_names
-from penstock.check.measures import rows as rows_of
+from penstock.check.rows import class_names
+from penstock.check.rows import rows as rows_of
 from penstock.domain import JSON
 
 Floats = NDArray[np.float64]
