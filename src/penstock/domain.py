@@ -346,6 +346,11 @@ class Approval:
     dossier: JSON
     asked_at: datetime
     expires_at: datetime
+    evidence_digest: str | None = None
+    """Of what the checks found and what the version is made of, as it was when people were
+    asked."""
+    authors: tuple[str, ...] = ()
+    """Names and addresses of those who wrote it, besides whoever pushed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +362,8 @@ class Vote:
     """``approve`` or ``reject``."""
     reason: str
     ts: datetime
+    in_place_of: str | None = None
+    """Whose vote it is, where somebody handed theirs to the actor."""
 
 
 @dataclass(frozen=True, slots=True)

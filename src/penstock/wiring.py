@@ -187,6 +187,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
         url=settings.address,
         limits=settings.limits,
         adopt_allow=settings.adopt.allow,
+        least_people=settings.approval.least.model_dump(),
         reached=_fail_point(home, os.environ),
         sources=Sources(home, settings.data.prefixes, int(settings.data.max_mb * 1e6)),
         logs_url=settings.serving.log_url,

@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock.config import ServerSettings, parse, resolve
 from penstock.deploy import approval, rollout
+from penstock.deploy.approval import Bound
 from penstock.deploy.canary import ArmCounts, Batch, judge
 from penstock.deploy.proposing import Here
 from penstock.deploy.ways import Traffic
@@ -63,7 +64,7 @@ class House:
         run = self.tested(number, risk)
         with self.database.change("penstock") as change:
             version = runs.version_of(change.connection, "credit", run.number)
-            people = approval.ask(change, run, version, {"lead": "?"}, digest="d" * 64, needed=1)
+            people = approval.ask(change, run, version, {"lead": "?"}, Bound("d" * 64), needed=1)
         return people.id
 
     def live(self, number: int) -> None:

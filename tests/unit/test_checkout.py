@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.build.checkout import FILE_TIME_S, checkout, commit_facts, read_file
+from penstock.build.checkout import FILE_TIME_S, authors, checkout, commit_facts, read_file
 from penstock.errors import NotFoundError, StoppedError, UnreachableError, UsageError
 
 
@@ -226,3 +226,17 @@ def test_a_file_too_large_to_read_is_refused_with_its_size(repository: Repositor
 
     with pytest.raises(StoppedError, match="big has 5 bytes; at most 4 are read"):
         read_file(repository.path, commit, "big", limit=4)
+
+
+def test_everybody_who_wrote_a_commit_since_another_is_an_author(repository: Repository) -> None:
+    tree = repository.tree(("100644", repository.blob(b"1"), "a.txt"))
+    first = repository.git("commit-tree", tree, "-m", "first")
+    joint = "second\n\nCo-authored-by: Ben Berg <ben@example.org>"
+    second = repository.git("commit-tree", tree, "-p", first, "-m", joint)
+    third = repository.git("commit-tree", tree, "-p", second, "-m", "third")
+
+    assert authors(repository.path, third, second) == ("Mia Muster", "mia@example.org")
+    both = ("Ben Berg", "Mia Muster", "ben@example.org", "mia@example.org")
+    assert authors(repository.path, third, first) == both
+    assert authors(repository.path, third) == both
+    assert authors(repository.path, third, "f" * 40) == both

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock.deploy import approval, rollout, ways
+from penstock.deploy.approval import Bound
 from penstock.domain import Role, RolloutState, RunState
 from penstock.errors import ConflictError, NotAllowedError, UsageError
 from penstock.pipeline.acts import expired
@@ -202,7 +203,7 @@ def test_two_people_are_needed_where_the_policy_says_so(house: House) -> None:
     run = house.tested(1, "high")
     with house.database.change("penstock") as change:
         version = runs.version_of(change.connection, "credit", 1)
-        asked = approval.ask(change, run, version, {}, digest="d" * 64, needed=2)
+        asked = approval.ask(change, run, version, {}, Bound("d" * 64), needed=2)
 
     house.acts.approve("bob", asked.id, "")
     assert house.run(1).state is RunState.AWAITING_APPROVAL

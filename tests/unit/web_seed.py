@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from penstock.check import dossier
+from penstock.check import dossier, dossier_changes
 from penstock.deploy import approval, rollout, staging
 from penstock.deploy.canary import ArmCounts, Batch, judge
 from penstock.deploy.proposing import Here
@@ -192,9 +192,10 @@ def ask(house: House, run: Run, card: str = CARD) -> int:
     with house.database.change("penstock") as change:
         fresh = runs.get(change.connection, run.id)
         staging.enter(change, fresh)
-        asked = approval.ask(
-            change, fresh, version, document, digest=dossier.digest(document), needed=1
-        )
+        found = runs.results(change.connection, f"run:{fresh.id}:{fresh.attempt}")
+        evidence = dossier_changes.evidence_digest(version, found)
+        bound = approval.Bound(dossier.digest(document), evidence)
+        asked = approval.ask(change, fresh, version, document, bound, needed=1)
     return asked.id
 
 

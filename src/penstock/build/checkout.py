@@ -6,6 +6,7 @@ as bytes. Every file gets the same old time, so that what a build writes is told
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -28,6 +29,7 @@ MAX_READ_BYTES = 8 << 20
 _FOR_PEOPLE = re.compile(rb"docs/|(CARD|README|LICEN[CS]E|CHANGELOG)[^/]*$", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TIMEOUT_S = 300
+_MOST_COMMITS = 500
 _SETTINGS = (
     *("core.symlinks=false", "core.hooksPath=/dev/null", "core.attributesFile=/dev/null"),
     *("core.autocrlf=false", "core.fsmonitor=false", "protocol.allow=never"),
@@ -91,6 +93,32 @@ def commit_facts(repository: Path, commit: str) -> CommitFacts:
     )
     author, at, message = told.decode(errors="replace").rstrip("\n").split("\0")
     return CommitFacts(author, datetime.fromisoformat(at), message)
+
+
+def authors(repository: Path, commit: str, since: str | None = None) -> tuple[str, ...]:
+    """Return the names and addresses of those who wrote the commits up to one, sorted.
+
+    Those whom a commit names in ``Co-authored-by`` are among them. Nobody proved who they are.
+
+    Parameters
+    ----------
+    since
+        A commit whose own history does not count; one that is not there any more counts for none.
+    """
+    _require(repository, commit)
+    git = _Git(repository)
+    span = commit
+    if since is not None and _COMMIT.fullmatch(since):
+        with contextlib.suppress(UnreachableError):
+            git.run("cat-file", "-e", f"{since}^{{commit}}")
+            span = f"{since}..{commit}"
+    form = "%an <%ae>%n%(trailers:key=Co-authored-by,valueonly)"
+    told = git.run("log", f"--max-count={_MOST_COMMITS}", f"--format={form}", span, "--")
+    found: set[str] = set()
+    for line in told.decode(errors="replace").splitlines():
+        name, _, address = line.strip().rstrip(">").rpartition("<")
+        found |= {name.strip(), address.strip()}
+    return tuple(sorted(found - {""}))
 
 
 def last_change(repository: Path, commit: str, paths: Sequence[str]) -> datetime | None:

@@ -108,7 +108,7 @@ def dossier(
         "blocked": _blocked(subject, gaps),
         "counts": counts,
         "counts_text": counts_text(counts),
-        "evidence": [_evidence(result) for result in sorted(results, key=_rank)],
+        "evidence": evidence_of(results),
         "judgement": [
             {"check": result.check, "question": _question(result), "why": result.summary}
             for result in points
@@ -117,6 +117,11 @@ def dossier(
         "importance": _importance(importance),
         "identity": _identity(subject),
     }
+
+
+def evidence_of(results: Sequence[CheckResult]) -> list[JSON]:
+    """Return each check's question and answer, in the order in which people ask."""
+    return [_evidence(result) for result in sorted(results, key=_rank)]
 
 
 def digest(document: JSON) -> str:

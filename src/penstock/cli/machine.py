@@ -237,6 +237,9 @@ def token_create(
     role: Annotated[
         str, typer.Option(help="viewer, developer, approver, operator or admin.")
     ] = "developer",
+    on: Annotated[
+        str, typer.Option(help='Models it may change: "credit-*", or "@Credit Risk", a team.')
+    ] = "*",
     days: Annotated[int, typer.Option(help="How long it lives.", min=1, max=3650)] = 90,
 ) -> None:
     """Make a token; its text is shown this once."""
@@ -247,9 +250,13 @@ def token_create(
         known = ", ".join(tokens.ROLES)
         raise UsageError("PS071", f'"{role}" is no role.', hint=f"Choose from {known}.")
     with records_here(make=True) as database, database.change(person_here()) as change:
-        text = tokens.create(change, person, tokens.ROLES[role], life=timedelta(days=days))
+        scopes = [
+            scope if scope.startswith("read:") else f"{scope.partition(':')[0]}:{on}"
+            for scope in tokens.ROLES[role]
+        ]
+        text = tokens.create(change, person, scopes, life=timedelta(days=days))
     here.write(text)
-    here.data("token", {"token": text, "person": person, "role": role, "days": days})
+    here.data("token", {"token": text, "person": person, "role": role, "on": on, "days": days})
     here.note("It is shown this once. From the first token on, every call needs one.")
     here.following("penstock connect URL --token TOKEN")
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from penstock.config.addresses import Address, address
+from penstock.config.approval import ApprovalSettings
 from penstock.config.faults import read_as
 from penstock.config.reading import text_of
 from penstock.config.rules import Block, Broken, Several, clash, refuse, wrong
@@ -95,13 +96,6 @@ class DataSettings(Block):
                 broken.append(wrong(f'"{one}" {error}.', fix, "allow", number))
         refuse(broken)
         return self
-
-
-class ApprovalSettings(Block):
-    """Policy that no push can loosen."""
-
-    by_author: bool = True
-    """Whether, while the server has no accounts, the author may approve; it is recorded."""
 
 
 class SupplySettings(Block):

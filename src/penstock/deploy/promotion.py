@@ -5,6 +5,8 @@ a check undecided  people: what is not known is theirs to judge
 promote ask        people
 promote not_worse  nobody, when it is not worse than the champion, or is the first
 promote better     nobody, when it is provably better than the champion
+
+Never fewer people than the server asks for at this risk.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class Promotion:
     reason: str
 
 
-def promotion(config: ModelConfig, results: Sequence[CheckResult], verdict: Verdict) -> Promotion:
+def promotion(
+    config: ModelConfig, results: Sequence[CheckResult], verdict: Verdict, *, least: int = 0
+) -> Promotion:
     """Decide who is asked about a version that nothing stops.
 
     Parameters
@@ -37,8 +41,18 @@ def promotion(config: ModelConfig, results: Sequence[CheckResult], verdict: Verd
         ``quality.not_worse``.
     verdict
         Of the gate over them; not failed.
+    least
+        The fewest people, by the server's own policy.
     """
     assert verdict is not Verdict.FAILED, "what failed is not promoted"
+    own = _own(config, results, verdict)
+    if own.people >= least:
+        return own
+    return Promotion(least, f"the server asks at least {least} at risk {config.model.risk}")
+
+
+def _own(config: ModelConfig, results: Sequence[CheckResult], verdict: Verdict) -> Promotion:
+    """Decide by the version's own configuration."""
     people = max(config.approval.people or 0, 1)
     promote = config.quality.promote or ("ask" if config.approval.people else "not_worse")
     if config.model.risk == "high":

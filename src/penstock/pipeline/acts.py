@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.config import ServerSettings
-from penstock.deploy import approval, rollout, staging, steering
-from penstock.deploy.approval import Voter
+from penstock.deploy import rollout, staging, steering
+from penstock.deploy.approval import Answer
 from penstock.domain import (
     JSON,
     Document,
@@ -23,11 +23,12 @@ from penstock.domain import (
     Verification,
 )
 from penstock.errors import ConflictError, NotAllowedError, NotFoundError
-from penstock.pipeline import exporting, labelling, proving
+from penstock.pipeline import approving, exporting, labelling, proving
+from penstock.pipeline.approving import Approving
 from penstock.pipeline.prediction_logs import PredictionLogs
 from penstock.pipeline.proving import Places
 from penstock.ports import ArtifactStore, Engine
-from penstock.records import approvals, documents, rollouts, runs, tokens, verifications, watch
+from penstock.records import documents, rollouts, runs, verifications, watch
 from penstock.records.database import Change, Database
 
 _WORKING = {RunState.QUEUED, RunState.BUILDING, RunState.TESTING}
@@ -48,6 +49,11 @@ class Acts:
     def places(self) -> Places:
         """Where versions are kept."""
         return Places(self.home, self.database, self.store)
+
+    @property
+    def approving(self) -> Approving:
+        """What people say to questions."""
+        return Approving(self.database, self.engine, self.settings)
 
     @property
     def logs(self) -> PredictionLogs:
@@ -72,24 +78,11 @@ class Acts:
 
     def approve(self, actor: str, approval_id: int, reason: str) -> None:
         """Say yes to an approval."""
-        self._vote(actor, approval_id, yes=True, reason=reason)
+        self.approving.answer(actor, approval_id, Answer(yes=True, reason=reason))
 
     def reject(self, actor: str, approval_id: int, reason: str) -> None:
         """Say no to an approval; the run ends."""
-        self._vote(actor, approval_id, yes=False, reason=reason)
-
-    def _vote(self, actor: str, approval_id: int, *, yes: bool, reason: str) -> None:
-        with self.database.change(actor) as change:
-            accounts = tokens.any_exist(change.connection)
-            known = accounts or not self.settings.approval.by_author
-            approval.vote(
-                change,
-                self.engine,
-                approvals.get(change.connection, approval_id),
-                Voter(actor, accounts=known),
-                yes=yes,
-                reason=reason,
-            )
+        self.approving.answer(actor, approval_id, Answer(yes=False, reason=reason))
 
     def abort(self, actor: str, run_id: int, reason: str) -> Run:
         """End a run; the champion keeps or gets back all traffic."""
@@ -256,17 +249,14 @@ class Acts:
 
 def expired(database: Database, engine: Engine) -> None:
     """Close what waited too long for people: approvals expire, held rollouts go back."""
+    approving.expired(database)
     now = database.clock()
     with database.read() as connection:
-        old = [a for a in approvals.asked(connection) if a.expires_at <= now]
         held = [
             r
             for r in rollouts.live(connection)
             if r.state is RolloutState.PAUSED and r.hold_until is not None and r.hold_until <= now
         ]
-    for question in old:
-        with database.change("penstock") as change:
-            approval.expire(change, approvals.get(change.connection, question.id))
     for one in held:
         with database.change("penstock") as change:
             fresh = rollouts.get(change.connection, one.id)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.check import dossier, gate, speed
+from penstock.build import checkout
+from penstock.check import dossier, dossier_changes, gate, speed
 from penstock.check.evaluation import Evaluation
 from penstock.deploy import approval, promotion, rollout, staging
 from penstock.domain import JSON, CheckResult, Environment, RunState, Version
@@ -22,7 +23,7 @@ from penstock.inference.endpoint import Endpoint
 from penstock.pipeline import carding, judging
 from penstock.pipeline.contests import can_ask, contest
 from penstock.pipeline.tools import Work, reasons, worst
-from penstock.records import runs
+from penstock.records import rollouts, runs
 
 READY_S = 120.0
 SPEED_REQUESTS = 200
@@ -124,6 +125,7 @@ def decide(work: Work) -> None:
     version, config, results = work.version(), work.config(), work.results()
     risk = config.model.risk
     judged = gate.gate("release", results, risk=risk)
+    authors = _authors(work, version)
     with work.tools.database.change(work.actor) as change:
         run = runs.get(change.connection, work.run.id)
         if run.state is not RunState.TESTING:
@@ -144,7 +146,8 @@ def decide(work: Work) -> None:
             )
             staging.leave(change, run, keep=True, reason="a preview to try")
             return
-        promoted = promotion.promotion(config, results, judged.verdict)
+        least = work.tools.least_people.get(risk, 0)
+        promoted = promotion.promotion(config, results, judged.verdict, least=least)
         if promoted.people == 0:
             approval.release(
                 change,
@@ -155,9 +158,9 @@ def decide(work: Work) -> None:
             )
             return
         document = _dossier(work, version, results)
-        approval.ask(
-            change, run, version, document, digest=dossier.digest(document), needed=promoted.people
-        )
+        evidence = dossier_changes.evidence_digest(version, results)
+        bound = approval.Bound(dossier.digest(document), evidence, authors)
+        approval.ask(change, run, version, document, bound, needed=promoted.people)
         staging.leave(change, run, keep=True, reason="people try it before they approve")
 
 
@@ -186,6 +189,19 @@ def _dossier(work: Work, version: Version, results: list[CheckResult]) -> JSON:
         groups=_report(work, "fairness"),
         importance=_report(work, "explain"),
     )
+
+
+def _authors(work: Work, version: Version) -> tuple[str, ...]:
+    """Return who wrote what the version has and its champion has not."""
+    with work.tools.database.read() as connection:
+        champion = rollouts.champion(connection, version.model)
+        since = (
+            None
+            if champion is None
+            else runs.version_of(connection, version.model, champion.number).commit
+        )
+    repository = work.tools.home / "repositories" / f"{version.model}.git"
+    return checkout.authors(repository, version.commit, since)
 
 
 def _report(work: Work, name: str) -> Any:

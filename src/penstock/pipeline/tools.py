@@ -64,6 +64,9 @@ class Tools:
     adopt_allow: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     """By model, names that the operator lets adopted models contain besides the gate's list."""
 
+    least_people: Mapping[str, int] = field(default_factory=dict[str, int])
+    """By risk, the fewest people who approve a version."""
+
     _arms: dict[str, Arms] = field(default_factory=dict[str, Arms])
 
     logs_url: str | None = None

@@ -16,7 +16,7 @@ from penstock.inference.prediction_log.table import Of
 from penstock.monitor import alerts
 from penstock.monitor.period import PeriodSettings, PeriodSources, Reference, run_period
 from penstock.monitor.tables import Window
-from penstock.pipeline import acts
+from penstock.pipeline import acts, approving
 from penstock.pipeline.prediction_logs import tell_gaps
 from penstock.pipeline.tools import Tools
 from penstock.records import rollouts, runs, watch
@@ -26,6 +26,7 @@ from penstock.records.database import Change
 def tick(tools: Tools, due: str, heal: Callable[[], None]) -> JSON:
     """Do what is due each minute; every part of it may be done twice."""
     acts.expired(tools.database, tools.engine)
+    approving.remind(tools.database)
     heal()
     begun = enqueue_due(tools)
     sent = send_messages(tools)

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from penstock.domain import JSON, Approval, Run, Version, Vote
 from penstock.errors import ConflictError, NotFoundError
+from penstock.records import runs
 from penstock.records.database import Change, moved
-from penstock.records.schema import approval, approval_vote
+from penstock.records.schema import approval, approval_comment, approval_vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,28 @@ class Question:
     dossier: JSON
     dossier_digest: str
     expires_at: datetime
+    evidence_digest: str | None = None
+    authors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One person's answer, as it is kept."""
+
+    yes: bool
+    reason: str = ""
+    in_place_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """What somebody said about a question, without answering it."""
+
+    id: int
+    approval_id: int
+    actor: str
+    text: str
+    ts: datetime
 
 
 def ask(change: Change, of: Run, version: Version, question: Question) -> Approval:
@@ -41,6 +64,8 @@ def ask(change: Change, of: Run, version: Version, question: Question) -> Approv
             state="asked",
             asked_at=change.now,
             expires_at=question.expires_at,
+            evidence_digest=question.evidence_digest,
+            authors=list(question.authors),
         )
         .returning(approval.c.id)
     ).scalar_one()
@@ -53,6 +78,7 @@ def ask(change: Change, of: Run, version: Version, question: Question) -> Approv
             "approval": made,
             "artifact": version.artifact_digest,
             "dossier": question.dossier_digest,
+            "evidence": question.evidence_digest,
             "needed": question.needed,
         },
     )
@@ -90,40 +116,82 @@ def votes(connection: sa.Connection, approval_id: int) -> list[Vote]:
         .where(approval_vote.c.approval_id == approval_id)
         .order_by(approval_vote.c.ts)
     )
-    return [Vote(row.actor, row.vote, row.reason, row.ts) for row in connection.execute(query)]
+    return [
+        Vote(row.actor, row.vote, row.reason, row.ts, row.in_place_of)
+        for row in connection.execute(query)
+    ]
 
 
-def vote(change: Change, of: Approval, *, yes: bool, reason: str) -> int:
-    """Record the actor's vote and return how many distinct persons have said yes."""
-    known = {v.actor for v in votes(change.connection, of.id)}
-    if change.actor in known:
-        raise ConflictError(
-            "PS401",
-            f"{change.actor} has already voted on approval {of.id}.",
-            hint="One person, one vote; ask a colleague for the next.",
-        )
-    word = "approve" if yes else "reject"
+def vote(change: Change, of: Approval, ballot: Ballot) -> int:
+    """Record the actor's vote and return how many distinct persons have said yes.
+
+    Whoever calls holds the run (`runs.hold`), so that of two who vote at once the second sees
+    the first.
+    """
+    before = votes(change.connection, of.id)
+    for person in filter(None, (change.actor, ballot.in_place_of)):
+        if any(person in {v.actor, v.in_place_of} for v in before):
+            raise ConflictError(
+                "PS401",
+                f"{person} has already voted on approval {of.id}.",
+                hint="One person, one vote; ask a colleague for the next.",
+            )
+    word = "approve" if ballot.yes else "reject"
     change.connection.execute(
         approval_vote.insert().values(
-            approval_id=of.id, actor=change.actor, vote=word, reason=reason, ts=change.now
+            approval_id=of.id,
+            actor=change.actor,
+            vote=word,
+            reason=ballot.reason,
+            ts=change.now,
+            in_place_of=ballot.in_place_of,
         )
     )
-    change.journal(
-        f"approval.vote.{word}",
-        {
-            "model": of.model,
-            "number": of.number,
-            "approval": of.id,
-            "artifact": of.artifact_digest,
-            "dossier": of.dossier_digest,
-            "reason": reason,
-        },
+    told = {"artifact": of.artifact_digest, "dossier": of.dossier_digest, "reason": ballot.reason}
+    if ballot.in_place_of is not None:
+        told["in_place_of"] = ballot.in_place_of
+    change.journal(f"approval.vote.{word}", {**_about(of), **told})
+    return sum(v.vote == "approve" for v in before) + ballot.yes
+
+
+def withdraw(change: Change, of: Approval, *, reason: str) -> bool:
+    """Take the actor's own yes back; say whether there was one."""
+    gone = change.connection.execute(
+        approval_vote.delete().where(
+            approval_vote.c.approval_id == of.id,
+            approval_vote.c.actor == change.actor,
+            approval_vote.c.vote == "approve",
+        )
     )
-    return sum(v.vote == "approve" for v in votes(change.connection, of.id))
+    if gone.rowcount:
+        change.journal("approval.vote.withdrawn", {**_about(of), "reason": reason})
+    return bool(gone.rowcount)
+
+
+def comment(change: Change, of: Approval, text: str) -> int:
+    """Keep what somebody says about a question; return its number."""
+    made = change.connection.execute(
+        approval_comment.insert()
+        .values(approval_id=of.id, actor=change.actor, text=text, ts=change.now)
+        .returning(approval_comment.c.id)
+    ).scalar_one()
+    change.journal("approval.comment", {**_about(of), "comment": made, "reason": text})
+    return made
+
+
+def comments(connection: sa.Connection, approval_id: int) -> list[Comment]:
+    """Return what was said about a question, in order."""
+    query = (
+        sa.select(approval_comment)
+        .where(approval_comment.c.approval_id == approval_id)
+        .order_by(approval_comment.c.id)
+    )
+    return [Comment(**row) for row in connection.execute(query).mappings()]
 
 
 def close(change: Change, of: Approval, state: str, *, reason: str) -> None:
     """End a question: ``granted``, ``refused``, ``void`` or ``expired``."""
+    runs.hold(change.connection, of.run_id)
     result = change.connection.execute(
         approval.update()
         .where(
@@ -134,13 +202,15 @@ def close(change: Change, of: Approval, state: str, *, reason: str) -> None:
         .values(state=state, state_version=of.state_version + 1)
     )
     moved(result, f"Approval {of.id}")
-    change.journal(
-        f"approval.{state}",
-        {"model": of.model, "number": of.number, "approval": of.id, "reason": reason},
-    )
+    change.journal(f"approval.{state}", {**_about(of), "reason": reason})
+
+
+def _about(of: Approval) -> dict[str, Any]:
+    return {"model": of.model, "number": of.number, "approval": of.id}
 
 
 def _approval(row: Any) -> Approval:
     fields: dict[str, Any] = dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name
     del fields["gate"]
+    fields["authors"] = tuple(fields["authors"] or ())
     return Approval(**fields)

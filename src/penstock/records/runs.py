@@ -165,6 +165,14 @@ def get(connection: sa.Connection, run_id: int) -> Run:
     return _run(row)
 
 
+def hold(connection: sa.Connection, run_id: int) -> None:
+    """Be the only one who decides about a run until the transaction ends.
+
+    Every decision begins here, or by moving the run, so that no two wait for each other.
+    """
+    connection.execute(sa.select(run.c.id).where(run.c.id == run_id).with_for_update())
+
+
 def runs(
     connection: sa.Connection,
     *,

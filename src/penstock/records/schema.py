@@ -175,6 +175,8 @@ approval = sa.Table(
     sa.Column("state_version", sa.Integer, nullable=False, default=0),
     sa.Column("asked_at", Time, nullable=False),
     sa.Column("expires_at", Time, nullable=False),
+    sa.Column("evidence_digest", sa.String(64)),
+    sa.Column("authors", sa.JSON),
 )
 sa.Index(
     "approval_one_asked",
@@ -193,6 +195,50 @@ approval_vote = sa.Table(
     sa.Column("vote", sa.String, nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
     sa.Column("ts", Time, nullable=False),
+    sa.Column("in_place_of", sa.String),
+)
+
+approval_comment = sa.Table(
+    "approval_comment",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("approval_id", sa.Integer, sa.ForeignKey("approval.id"), nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("ts", Time, nullable=False),
+    sa.Index("approval_comment_of", "approval_id"),
+)
+
+condition = sa.Table(
+    "condition",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("approval_id", sa.Integer, sa.ForeignKey("approval.id"), nullable=False),
+    sa.Column("model", sa.String(63), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("due", Time),
+    sa.Column("set_by", sa.String, nullable=False),
+    sa.Column("set_at", Time, nullable=False),
+    sa.Column("met_by", sa.String),
+    sa.Column("met_at", Time),
+    sa.Column("note", sa.Text, nullable=False, server_default=""),
+    sa.Index("condition_of", "model", "number"),
+)
+
+delegation = sa.Table(
+    "delegation",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("giver", sa.String, nullable=False),
+    sa.Column("taker", sa.String, nullable=False),
+    sa.Column("approval_id", sa.Integer, sa.ForeignKey("approval.id")),
+    sa.Column("model", sa.String(63), sa.ForeignKey("model.name")),
+    sa.Column("until", Time, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("given_at", Time, nullable=False),
+    sa.Column("ended_at", Time),
+    sa.Index("delegation_taker", "taker"),
 )
 
 rollout = sa.Table(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from penstock.errors import NotFoundError, UsageError
 from penstock.records.database import Change
-from penstock.records.schema import token
+from penstock.records.schema import model, token
 
 ROLES: dict[str, tuple[str, ...]] = {
     "viewer": ("read:*",),
@@ -59,7 +59,9 @@ def create(change: Change, person: str, scopes: Sequence[str], *, life: timedelt
         raise UsageError(
             "PS122",
             f"No token for {person!r} with scopes {', '.join(wrong or scopes) or 'none'}.",
-            hint="A scope is action:model-pattern; actions: " + ", ".join(sorted(actions)) + ".",
+            hint="A scope is action:model-pattern, or action:@team; actions: "
+            + ", ".join(sorted(actions))
+            + ".",
         )
     token_id, secret = secrets.token_hex(4), secrets.token_hex(32)
     change.connection.execute(
@@ -102,7 +104,40 @@ def caller(connection: sa.Connection, text: str, *, now: datetime) -> Caller | N
     right = hmac.compare_digest(kept, _digest(parts[2]))
     if row is None or not right or row.revoked_at is not None or row.expires_at <= now:
         return None
-    return Caller(row.person, tuple(row.scopes))
+    return Caller(row.person, _scopes(connection, row.scopes))
+
+
+def may(
+    connection: sa.Connection, person: str, action: str, model_name: str, *, now: datetime
+) -> bool:
+    """Say whether a live token of a person covers the action on the model."""
+    rows = connection.execute(
+        sa.select(token.c.scopes).where(
+            token.c.person == person, token.c.revoked_at.is_(None), token.c.expires_at > now
+        )
+    )
+    return any(
+        Caller(person, _scopes(connection, row.scopes)).may(action, model_name) for row in rows
+    )
+
+
+def people(connection: sa.Connection, *, now: datetime) -> list[str]:
+    """Return everybody who has a live token."""
+    query = sa.select(token.c.person).where(token.c.revoked_at.is_(None), token.c.expires_at > now)
+    return sorted(set(connection.scalars(query)))
+
+
+def _scopes(connection: sa.Connection, scopes: Sequence[str]) -> tuple[str, ...]:
+    """Write a team's scope, ``approve:@Credit Risk``, as one for each model that it has now."""
+    found: list[str] = []
+    for scope in scopes:
+        action, _, pattern = scope.partition(":")
+        if pattern.startswith("@"):
+            of_team = sa.select(model.c.name).where(model.c.team == pattern[1:])
+            found += [f"{action}:{name}" for name in connection.scalars(of_team)]
+        else:
+            found.append(scope)
+    return tuple(found)
 
 
 def used(connection: sa.Connection, text: str, *, now: datetime) -> None:

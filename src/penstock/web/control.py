@@ -9,6 +9,7 @@ from typing import Protocol
 
 from penstock.config import ServerSettings
 from penstock.domain import JSON, Document, Rollout, Run, Verification
+from penstock.pipeline.approving import Approving
 from penstock.pipeline.labelling import Given
 from penstock.ports import Clock
 from penstock.records.database import Database
@@ -17,6 +18,11 @@ from penstock.records.runs import Push
 
 class Acts(Protocol):
     """Everything that a person can do; each is one transaction, done by `actor`."""
+
+    @property
+    def approving(self) -> Approving:
+        """What people say to questions."""
+        ...
 
     def register_model(self, actor: str, model: str) -> None:
         """Make a model known."""

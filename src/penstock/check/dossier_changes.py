@@ -1,0 +1,125 @@
+"""What changed between two dossiers of one version, or since one was written.
+
+A yes holds for what was read. Where something else stands there now, the person is told what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from penstock.check.dossier import evidence_of
+from penstock.domain import JSON, CheckResult, Version
+
+_WORDS: Mapping[str, str] = {
+    "commit": "the code",
+    "artifact_digest": "the model's files",
+    "lock_digest": "the environment",
+    "data_digest": "the evaluation data",
+    "sandbox_level": "the isolation of its build",
+    "risk": "the risk",
+}
+_NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it was."""
+
+    what: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.before}, now {self.after}"
+
+
+def differences(before: JSON, after: JSON) -> list[Difference]:
+    """Say what a dossier says otherwise than one before it; what decides first.
+
+    Examples
+    --------
+    >>> def told(verdict, answer):
+    ...     one = {"check": "quality.auc", "verdict": verdict, "answer": answer}
+    ...     return {"evidence": [one], "identity": {}, "meaning": []}
+    >>> [str(one) for one in differences(told("passed", "0.84"), told("failed", "0.71"))]
+    ['quality.auc: passed (0.84), now failed (0.71)']
+    """
+    return [
+        *_identity(before.get("identity") or {}, after.get("identity") or {}),
+        *_evidence(before.get("evidence") or (), after.get("evidence") or ()),
+        *_meaning(before.get("meaning") or (), after.get("meaning") or ()),
+    ]
+
+
+def since(document: JSON, version: Version, results: Sequence[CheckResult]) -> list[Difference]:
+    """Say what the records say otherwise than a dossier that was written from them."""
+    identity = cast("JSON", document.get("identity") or {})
+    told = {
+        "commit": version.commit,
+        "artifact_digest": version.artifact_digest or "",
+        "lock_digest": version.lock_digest or "",
+    }
+    known = {key: identity[key] for key in told if key in identity}
+    return [
+        *_identity(known, {key: told[key] for key in known}),
+        *_evidence(document.get("evidence") or (), evidence_of(results)),
+    ]
+
+
+def evidence_digest(version: Version, results: Sequence[CheckResult]) -> str:
+    """Return SHA-256 of all that a decision rests on: what the version is, what checks found."""
+    told: dict[str, Any] = {
+        "version": {
+            "model": version.model,
+            "number": version.number,
+            "commit": version.commit,
+            "artifact": version.artifact_digest,
+            "environment": version.lock_digest,
+            "data": version.data_digest,
+            "attestation": version.attestation_digest,
+            "card": version.card,
+        },
+        "checks": [
+            [one.check, str(one.verdict), one.summary, dict(one.evidence)]
+            for one in sorted(results, key=lambda one: one.check)
+        ],
+    }
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _identity(before: JSON, after: JSON) -> Iterator[Difference]:
+    for key, words in _WORDS.items():
+        old, new = before.get(key) or _NOTHING, after.get(key) or _NOTHING
+        if old != new:
+            yield Difference(words, _short(old), _short(new))
+
+
+def _evidence(before: Sequence[JSON], after: Sequence[JSON]) -> Iterator[Difference]:
+    old, new = ({str(one["check"]): one for one in which} for which in (before, after))
+    for check in [*old, *(name for name in new if name not in old)]:
+        was, now = _told(old.get(check)), _told(new.get(check))
+        if was != now:
+            yield Difference(check, was, now)
+
+
+def _told(one: JSON | None) -> str:
+    return "not checked" if one is None else f"{one['verdict']} ({one['answer']})"
+
+
+def _meaning(before: Sequence[JSON], after: Sequence[JSON]) -> Iterator[Difference]:
+    new = {str(part["title"]): part for part in after}
+    for part in before:
+        now = new.get(str(part["title"]), {})
+        if part.get("text") != now.get("text"):
+            was, told = part.get("text") or _NOTHING, now.get("text") or _NOTHING
+            yield Difference(str(part["title"]), _short(was), _short(told))
+
+
+def _short(text: object) -> str:
+    whole = " ".join(str(text).split())
+    return whole if len(whole) <= 60 else f"{whole[:57]}…"
