@@ -16,7 +16,7 @@ from penstock.check.evaluation import plain_column, read_evaluation, tensor_shap
 from penstock.check.profile import reference_profile
 from penstock.check.signature import infer_signature
 from penstock.check.smoke import with_null
-from penstock.client import _input as client_input  # pyright: ignore[reportPrivateUsage]
+from penstock.client.wire import input_of as client_input
 from penstock.config.schema import Evaluate
 from penstock.domain import JSON, Environment
 from penstock.errors import StoppedError

@@ -19,6 +19,7 @@ import typer
 from penstock import __version__
 from penstock.cli import (
     adopting,
+    approving,
     cards,
     deciding,
     experiments,
@@ -86,6 +87,7 @@ for module in (
     fairness,
     cards,
     deciding,
+    approving,
     labelling,
     serving,
     trust,

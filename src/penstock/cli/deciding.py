@@ -9,28 +9,48 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.looking import field, rows_of
+from penstock.cli.looking import done, field, rows_of
 from penstock.cli.session import Session, session
 from penstock.errors import UsageError
 
 Name = Annotated[str, typer.Argument(help="A model.")]
 Number = Annotated[int, typer.Argument(help="An approval's number; see penstock status.")]
 Reason = Annotated[str, typer.Option("-m", "--reason", help="Why, for the journal.")]
+For = Annotated[str | None, typer.Option("--for", help="Whose vote it is, if not yours.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
-def approve(ctx: typer.Context, number: Number, *, reason: Reason = "", yes: Yes = False) -> None:
-    """Say yes to a version, after its summary."""
+def approve(  # noqa: PLR0913  the options
+    ctx: typer.Context,
+    number: Number,
+    *,
+    reason: Reason = "",
+    condition: Annotated[
+        str, typer.Option(help="What has to happen, although it may go to production.")
+    ] = "",
+    due: Annotated[str | None, typer.Option(help="The condition's last day: 2026-12-31.")] = None,
+    giver: For = None,
+    yes: Yes = False,
+) -> None:
+    """Say yes to a version, after its summary; with a condition if need be."""
     here = session(ctx)
     client = here.client()
     asked = client.approval(number)
     version = f"{field(asked, 'model')}@{field(asked, 'number')}"
     _summary(here, asked)
     here.typed(f"Type the version to approve: {version}\n", version, yes=yes)
-    _done(here, "approve", client.approve(number, reason), f"{version} is approved.")
+    more = {"condition": condition, "due": due, "in_place_of": giver, "dossier": _read(asked)}
+    done(here, "approve", client.approve(number, reason, **more), f"{version} is approved.")
 
 
-def reject(ctx: typer.Context, number: Number, *, reason: Reason = "", yes: Yes = False) -> None:
+def reject(
+    ctx: typer.Context,
+    number: Number,
+    *,
+    reason: Reason = "",
+    giver: For = None,
+    yes: Yes = False,
+) -> None:
     """Say no to a version; a reason is needed."""
     here = session(ctx)
     if not reason.strip():
@@ -42,7 +62,14 @@ def reject(ctx: typer.Context, number: Number, *, reason: Reason = "", yes: Yes 
     version = f"{field(asked, 'model')}@{field(asked, 'number')}"
     _summary(here, asked)
     here.confirm(f"Refuse {version}?", yes=yes)
-    _done(here, "reject", client.reject(number, reason), f"{version} is refused.")
+    more = {"in_place_of": giver, "dossier": _read(asked)}
+    done(here, "reject", client.reject(number, reason, **more), f"{version} is refused.")
+
+
+def _read(asked: Any) -> str | None:
+    """Return the digest of the dossier that was shown: the decision holds for no other."""
+    found = field(asked, "dossier_digest")
+    return None if found is None else str(found)
 
 
 def promote(
@@ -59,20 +86,20 @@ def promote(
     where = "its next step" if share is None else f"{share} % of the traffic"
     here.confirm(f"Take {name} to {where}?", yes=yes)
     answer = here.client().promote(_model(name), to=share, reason=reason)
-    _done(here, "promote", answer, f"{name} goes to {where}.")
+    done(here, "promote", answer, f"{name} goes to {where}.")
 
 
 def pause(ctx: typer.Context, name: Name, *, reason: Reason = "") -> None:
     """Hold a rollout; the shares stay as they are."""
     here = session(ctx)
     answer = here.client().pause(_model(name), reason)
-    _done(here, "pause", answer, f"The rollout of {name} is held.", f"penstock resume {name}")
+    done(here, "pause", answer, f"The rollout of {name} is held.", f"penstock resume {name}")
 
 
 def resume(ctx: typer.Context, name: Name, *, reason: Reason = "") -> None:
     """Let a held rollout go on."""
     here = session(ctx)
-    _done(here, "resume", here.client().resume(_model(name), reason), f"{name} goes on.")
+    done(here, "resume", here.client().resume(_model(name), reason), f"{name} goes on.")
 
 
 def rollback(
@@ -90,7 +117,7 @@ def rollback(
     here.confirm(f"{target} of {name} gets 100 % of the traffic back. Go on?", yes=yes)
     answer = here.client().rollback(_model(name), to=number, reason=reason)
     following = f"penstock history {_model(name)}"
-    _done(here, "rollback", answer, "Done: all traffic is back.", following)
+    done(here, "rollback", answer, "Done: all traffic is back.", following)
 
 
 def abort(
@@ -103,14 +130,14 @@ def abort(
     """End a run or its rollout; the champion keeps all traffic."""
     here = session(ctx)
     here.confirm(f"End run {run}?", yes=yes)
-    _done(here, "abort", here.client().abort(run, reason), f"Run {run} ends.")
+    done(here, "abort", here.client().abort(run, reason), f"Run {run} ends.")
 
 
 def retry(ctx: typer.Context, run: Annotated[int, typer.Argument(help="A run.")]) -> None:
     """Go on with a failed run; finished steps keep their results."""
     here = session(ctx)
     answer = here.client().retry(run)
-    _done(here, "retry", answer, f"Run {run} goes on.", f"penstock watch {run}")
+    done(here, "retry", answer, f"Run {run} goes on.", f"penstock watch {run}")
 
 
 def monitor(
@@ -138,14 +165,6 @@ def _summary(here: Session, asked: Any) -> None:
     text = field(asked, "markdown") or field(asked, "dossier", "lead") or ""
     if text:
         here.write(str(text).rstrip())
-
-
-def _done(here: Session, thing: str, answer: Any, text: str, following: str = "") -> None:
-    """Write what the server says it did; its words win over ours."""
-    here.write(str(field(answer, "text") or text), mark="passed")
-    here.data(thing, answer)
-    if next_ := field(answer, "next") or following:
-        here.following(str(next_))
 
 
 def _percent(text: str) -> int:

@@ -52,6 +52,14 @@ def rows_of(document: Any, name: str) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", found) if isinstance(found, list) else []
 
 
+def done(here: Session, thing: str, answer: Any, text: str, following: str = "") -> None:
+    """Write what the server says it did; its words win over ours."""
+    here.write(str(field(answer, "text") or text), mark="passed")
+    here.data(thing, answer)
+    if next_ := field(answer, "next") or following:
+        here.following(str(next_))
+
+
 def status(
     ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(help="A model; else all.")] = None,

@@ -6,18 +6,17 @@ with ``text``, what was done as a sentence, and ``next``, the command that usual
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response, StreamingResponse
 
 from penstock import __version__
-from penstock.check import dossier
 from penstock.domain import Run
-from penstock.errors import UsageError
-from penstock.records import approvals, fleet, rollouts, runs
+from penstock.records import fleet, rollouts, runs
 from penstock.web import (
+    approving,
     events,
     experiments,
     explaining,
@@ -33,10 +32,9 @@ from penstock.web import (
 )
 from penstock.web.access import require
 from penstock.web.control import Control
-from penstock.web.envelope import answer
+from penstock.web.envelope import answer, read_body
 from penstock.web.words import duration
 
-Body = TypeVar("Body", bound=BaseModel)
 _STREAM_HEADERS = {"X-Accel-Buffering": "no"}
 
 
@@ -72,29 +70,17 @@ class PushedRef(BaseModel):
 
 async def act_of(request: Request) -> Act:
     """Read an act's body; none is an act without a reason."""
-    return _read(Act, await request.body() or b"{}")
+    return read_body(Act, await request.body() or b"{}")
 
 
 async def monitor_run_of(request: Request) -> MonitorRun:
     """Read which period to check."""
-    return _read(MonitorRun, await request.body())
+    return read_body(MonitorRun, await request.body())
 
 
 async def pushed_ref_of(request: Request) -> PushedRef:
     """Read what a hook tells."""
-    return _read(PushedRef, await request.body())
-
-
-def _read(kind: type[Body], content: bytes) -> Body:
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        told = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors()
-        )
-        raise UsageError(
-            "PS828", f"The request is not understood: {told}.", hint="Look at the API's page."
-        ) from None
+    return read_body(PushedRef, await request.body())
 
 
 ActBody = Annotated[Act, Depends(act_of)]
@@ -105,7 +91,7 @@ Pushed = Annotated[PushedRef, Depends(pushed_ref_of)]
 def routes(control: Control) -> APIRouter:
     """Return every route below /api and /internal."""
     router = APIRouter()
-    for part in (_look, _models, _runs, _decisions, _operate, trust.routes, _hooks):
+    for part in (_look, _models, _runs, approving.routes, _operate, trust.routes, _hooks):
         part(router, control)
     experiments.routes(router, control)
     explaining.api(router, control)
@@ -225,62 +211,6 @@ def _runs(router: APIRouter, control: Control) -> None:
         again = control.acts.retry(person, run_id)
         text = f"Run {run_id} of {run.version} goes on, attempt {again.attempt}."
         return _done(text, f"penstock watch {run_id}")
-
-
-def _decisions(router: APIRouter, control: Control) -> None:
-    @router.get("/api/approvals")
-    def asked(request: Request) -> Response:
-        require(request, "read")
-        with control.database.read() as connection:
-            found = approvals.asked(connection)
-        told = [
-            {"id": a.id, "model": a.model, "number": a.number, "run": a.run_id, "needed": a.needed}
-            | {"lead": a.dossier.get("lead"), "asked_at": a.asked_at, "expires_at": a.expires_at}
-            for a in found
-        ]
-        return answer("approvals", {"approvals": told})
-
-    @router.get("/api/approvals/{approval_id}")
-    def one(request: Request, approval_id: int) -> Response:
-        view = views.approval_view(control, approval_id)
-        require(request, "read", view.approval.model)
-        text = (
-            dossier.markdown(view.approval.dossier)
-            if view.approval.dossier.get("schema") == dossier.SCHEMA
-            else None
-        )
-        told = {f: getattr(view.approval, f) for f in view.approval.__slots__}
-        return answer("approval", {**told, "votes": view.votes, "markdown": text})
-
-    @router.post("/api/approvals/{approval_id}/approve")
-    def approve(request: Request, approval_id: int, act: ActBody) -> Response:
-        return answer("act", decide(control, request, approval_id, yes=True, reason=act.reason))
-
-    @router.post("/api/approvals/{approval_id}/reject")
-    def reject(request: Request, approval_id: int, act: ActBody) -> Response:
-        return answer("act", decide(control, request, approval_id, yes=False, reason=act.reason))
-
-
-def decide(
-    control: Control, request: Request, approval_id: int, *, yes: bool, reason: str
-) -> dict[str, Any]:
-    """Record one person's yes or no, and say what came of it."""
-    with control.database.read() as connection:
-        asked = approvals.get(connection, approval_id)
-    person = require(request, "approve", asked.model)
-    version = f"{asked.model}@{asked.number}"
-    if not yes:
-        control.acts.reject(person, approval_id, reason)
-        return {"text": f"{version} is rejected.", "next": f"penstock history {asked.model}"}
-    control.acts.approve(person, approval_id, reason)
-    with control.database.read() as connection:
-        now = approvals.get(connection, approval_id)
-        said = sum(v.vote == "approve" for v in approvals.votes(connection, approval_id))
-    if now.state == "asked":
-        text = f"Your yes to {version} is kept: {said} of {now.needed}."
-        return {"text": text, "next": f"penstock status {asked.model}"}
-    text = f"{version} is approved and goes to production."
-    return {"text": text, "next": f"penstock watch {asked.run_id}"}
 
 
 def _operate(router: APIRouter, control: Control) -> None:

@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from penstock.errors import ConfigurationError, PenstockError
+from penstock.errors import ConfigurationError, PenstockError, UsageError
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def plain(value: Any) -> Any:
@@ -42,6 +45,19 @@ def answer(thing: str, data: Any, *, status: int = 200) -> Response:
     """Wrap data as the answer ``penstock.<thing>/1``."""
     document = {"schema": f"penstock.{thing}/1", "data": plain(data)}
     return Response(json.dumps(document, allow_nan=False), status, media_type="application/json")
+
+
+def read_body(kind: type[Body], content: bytes) -> Body:
+    """Read a request's JSON; UsageError PS828 names everything that is not understood."""
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors()
+        )
+        raise UsageError(
+            "PS828", f"The request is not understood: {told}.", hint="Look at the API's page."
+        ) from None
 
 
 def refused(error: PenstockError) -> Response:

@@ -21,7 +21,7 @@ from penstock.inference.gateway.examples import example_request
 from penstock.records import fleet, journal, rollouts, runs, tokens
 from penstock.web import charts, live, logs, serving, stages, views, words
 from penstock.web.access import caller_of, require
-from penstock.web.api import decide
+from penstock.web.approving import decide, decision_in
 from penstock.web.control import Control
 from penstock.web.drawing import Pages, fleet_csv
 
@@ -355,7 +355,7 @@ def _approvals(router: APIRouter, draw: Pages) -> None:
         reason = form.get("reason", "")
         try:
             yes = _checked(form)
-            decide(control, request, approval_id, yes=yes, reason=reason)
+            decide(control, request, approval_id, decision_in(form), yes=yes)
         except PenstockError as error:
             return one(request, approval_id, error, reason)
         return RedirectResponse(f"/approvals/{approval_id}", 303)

@@ -20,7 +20,9 @@ from penstock.domain import (
     Version,
     Vote,
 )
-from penstock.records import approvals, fleet, journal, rollouts, runs, watch
+from penstock.records import approvals, conditions, fleet, journal, rollouts, runs, watch
+from penstock.records.approvals import Comment
+from penstock.records.conditions import Condition
 from penstock.web.control import Control
 from penstock.web.events import Standing, standing
 from penstock.web.words import quality_of
@@ -218,6 +220,8 @@ class ApprovalView:
 
     approval: Approval
     votes: list[Vote]
+    comments: list[Comment]
+    conditions: list[Condition]
     run: Run
     version: Version
     rollout: Rollout | None
@@ -233,6 +237,8 @@ def approval_view(control: Control, approval_id: int) -> ApprovalView:
         return ApprovalView(
             asked,
             approvals.votes(connection, approval_id),
+            approvals.comments(connection, approval_id),
+            conditions.of_approval(connection, approval_id),
             runs.get(connection, asked.run_id),
             runs.version_of(connection, asked.model, asked.number),
             rollouts.of_run(connection, asked.run_id),
