@@ -11,20 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.domain import Deployment, Environment, Role
-from penstock.inference.gateway.application import Gateway
-from penstock.inference.gateway.explaining import Answered, Asking, Explainer, Wanted
+from penstock.domain import Environment, Role
+from penstock.inference.gateway.explaining import Answered, Asking, Wanted
 from penstock.pipeline.local_explainer import explained
-from tests.unit import packed_versions
-from tests.unit.gateway_rig import RealHosts, a_rig, running, version
+from tests.unit.explained_rig import Explained
+from tests.unit.gateway_rig import a_rig, running, version
 
-PROGRAM = (sys.executable, "-m", "penstock.pipeline.local_explainer")
 SIGNATURE = {
     "columns": [
         {"name": "age", "datatype": "FP64", "optional": False, "example": 40.0},
@@ -51,43 +47,12 @@ def predict(model, frame):
 """
 
 
-class Explained(RealHosts):
-    """A rig whose versions are real ones, with an explainer."""
-
-    background: Path | None = None
-    argv: tuple[str, ...] = PROGRAM
-
-    def pack(self, deployment: Deployment, folder: Path) -> None:
-        packed_versions.pack(folder, MODEL, SIGNATURE, model="m", task="regression")
-
-    def gateway(self) -> Gateway:
-        return Gateway(
-            self.settings,
-            self.routes,
-            self,
-            self.folder / "log",
-            self.folder / "run" / "routes.json",
-            self.now,
-            Explainer(self.argv, self.background_of),
-        )
-
-    def background_of(self, _: Deployment) -> Path | None:
-        return self.background
-
-    def why(self, body: dict[str, Any], path: str = "/v2/models/m/explain") -> httpx.Response:
-        return self.client.post(self.url + path, json=body, timeout=60)
-
-    def explainers(self) -> list[psutil.Process]:
-        mine = psutil.Process().children()
-        return [one for one in mine if one.cmdline()[1:] == list(self.argv[1:])]
-
-
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Generator[Explained]:
     """Serve versions 1 and 3 in production and 2 in test, for tests that change nothing."""
     folder = tmp_path_factory.mktemp("explained")
     with a_rig(folder, deadline_s=40.0) as made:
-        explained = Explained(made.folder, made.settings)
+        explained = Explained(made.folder, made.settings, MODEL, SIGNATURE)
         explained.background = folder / "background.parquet"
         ages, debts = [20.0, 30.0, 40.0, 50.0], [0.0, 4.0, 2.0, 10.0]
         rows = pa.table({"age": ages, "debt": debts, "city": ["Bern", "Chur", None, "Bern"]})
@@ -266,7 +231,7 @@ def test_an_explainer_that_died_is_started_anew(rig: Explained) -> None:
 
 def test_an_explainer_that_never_speaks_is_ended_within_the_deadline(tmp_path: Path) -> None:
     with a_rig(tmp_path, deadline_s=0.6) as made:
-        rig = Explained(made.folder, made.settings)
+        rig = Explained(made.folder, made.settings, MODEL, SIGNATURE)
         rig.argv = (sys.executable, "-c", "import time; time.sleep(60)")
         with running(rig):
             rig.serve_these([version(1, signature=SIGNATURE)])

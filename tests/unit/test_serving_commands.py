@@ -59,6 +59,7 @@ REFUSED = {
     "role": "champion",
     "state": "failed",
     "share": 100,
+    "share_now": 0,
     "reason": "Needs 1.9 GB of 1.5 GB.",
 }
 
@@ -247,7 +248,7 @@ def test_how_a_model_is_served_is_a_line_a_version(server: FakeServer, penstock:
     assert head.split()[:3] == ["VERSION", "ROLE", "SHARE"]
     for said in ("ready", "@12", "champion", "95 %", "1,500", "3.1, 9.9", "120 MB"):
         assert said in ready, said
-    for said in ("failed", "@13", "champion, test", "Needs 1.9 GB of 1.5 GB."):
+    for said in ("failed", "@13", "champion, test", "0 %, 100 % planned", "Needs 1.9 GB of"):
         assert said in refused, said
 
 
@@ -255,9 +256,8 @@ def test_a_gateway_that_is_away_is_said_and_what_should_run_is_shown(
     server: FakeServer, penstock: Penstock
 ) -> None:
     away = {"reachable": False, "why": "Nothing answers.", "example": None}
-    server.tell(
-        "GET /api/models/churn/serving", {**away, "versions": [{**READY, "state": "unknown"}]}
-    )
+    unknown = {**READY, "state": "unknown", "share_now": None}
+    server.tell("GET /api/models/churn/serving", {**away, "versions": [unknown]})
     server.tell("GET /api/models/empty/serving", {**away, "versions": []})
 
     planned = penstock("serving", "churn")
@@ -265,4 +265,5 @@ def test_a_gateway_that_is_away_is_said_and_what_should_run_is_shown(
 
     assert "Nothing answers." in planned.err
     assert "@12" in planned.out
+    assert "100 % planned" in planned.out
     assert "No version runs." in empty.out

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from penstock.inference.gateway.examples import example_request
 from penstock.inference.gateway.figures import Figures
 from penstock.web.drawing import Pages
-from penstock.web.serving import answers, curl, drawn, laid_out
+from penstock.web.serving import drawn
 from penstock.web.traffic import HEIGHT, traffic
 from tests.unit import web_seed
 from tests.unit.web_rig import House, get, house, send
@@ -80,20 +78,8 @@ def test_trying_says_what_the_gateway_said(home: House) -> None:
 
     assert form.status_code == sent.status_code == 200
     assert "The gateway does not answer" in sent.text
-    assert "Answer of the test environment" in sent.text
+    assert "v1 in the test environment" in sent.text
     assert "curl http://127.0.0.1:9/test/v2/models/spam/versions/1/infer" in sent.text
-
-
-def test_a_request_to_change_by_hand_has_a_column_a_line() -> None:
-    columns = [{"name": name, "datatype": "BYTES", "example": "ü"} for name in "ab"]
-    asked = example_request({"columns": columns})
-
-    text = laid_out(asked)
-
-    assert json.loads(text) == asked
-    assert [line[:12] for line in text.splitlines()[1:-1]] == ['{"name": "a"', '{"name": "b"']
-    assert "ü" in text
-    assert json.loads(laid_out(None)) == {"inputs": []}
 
 
 def test_what_a_gateway_tells_is_drawn(home: House) -> None:
@@ -103,7 +89,8 @@ def test_what_a_gateway_tells_is_drawn(home: House) -> None:
     ready |= {"share_now": 95, "rss_bytes": 120_000_000, "restarts": 1, "reason": ""}
     ready |= {"figures": figures, "log_drops": 4}
     failed = {"environment": "test", "number": 3, "role": "champion", "state": "failed"}
-    told = drawn({"reachable": True, "versions": [ready, failed | {"share": 0, "reason": "Oh"}]})
+    failed |= {"share": 100, "share_now": 0, "reason": "Oh"}
+    told = drawn({"reachable": True, "versions": [ready, failed]})
 
     html = Pages(home.control).fragment("_serving.html", served=told)
 
@@ -117,6 +104,8 @@ def test_what_a_gateway_tells_is_drawn(home: House) -> None:
         "2 failed",
         "5 min ago",
         "Oh",
+        ">0\u00a0%",
+        "100\u00a0% planned",
     ):
         assert said in html, said
     assert "style=" not in html
@@ -173,34 +162,3 @@ def test_the_highest_value_stays_within_the_plot(value: float) -> None:
     _, low, high = (tick.at for tick in told.plots[0].ticks)
     reached = float(told.plots[0].lines[0].path.rpartition(" ")[2])
     assert 0 < high <= reached <= low < HEIGHT
-
-
-def test_an_answer_is_a_line_a_row_with_the_probability_of_each_class() -> None:
-    outputs = [
-        {"name": "prediction", "shape": [2], "datatype": "BYTES", "data": ["no", "yes"]},
-        {"name": "probability", "shape": [2, 2], "datatype": "FP64", "data": [0.9, 0.1, 0.2, 0.8]},
-    ]
-
-    told = answers({"outputs": outputs, "parameters": {"classes": ["no", "yes"]}})
-    plain = answers({"outputs": outputs[:1]})
-
-    assert told == {
-        "classes": ["no", "yes"],
-        "rows": [
-            {"prediction": "no", "probabilities": [0.9, 0.1]},
-            {"prediction": "yes", "probabilities": [0.2, 0.8]},
-        ],
-    }
-    assert plain is not None
-    assert [row["prediction"] for row in plain["rows"]] == ["no", "yes"]
-    assert answers({"error": "No."}) is None
-
-
-def test_the_command_sends_what_the_page_sent_whatever_stands_in_it() -> None:
-    body = '{"inputs": [{"data": ["O\'Neill; rm -rf $HOME"]}]}'
-
-    words = shlex.split(curl("http://127.0.0.1:1/v2/models/m/infer", body))
-    broken = shlex.split(curl("http://127.0.0.1:1/v2/models/m/infer", "{'"))
-
-    assert json.loads(words[-1]) == json.loads(body)
-    assert broken[-1] == "{'"

@@ -70,7 +70,7 @@ def serving(ctx: typer.Context, name: Annotated[str, typer.Argument(help="A mode
                 f"{here.mark(_MARKS.get(one['state'], 'idle'))} {one['state']}",
                 f"@{one['number']}",
                 f"{one['role']}{where}",
-                f"{one.get('share_now', one.get('share', 0))} %",
+                _share(one),
                 f"{figures.get('requests', 0):,}",
                 speed,
                 f"{memory / 1e6:.0f} MB" if memory else "-",
@@ -79,6 +79,15 @@ def serving(ctx: typer.Context, name: Annotated[str, typer.Argument(help="A mode
         )
     for line in columns(rows) if len(rows) > 1 else ["No version runs."]:
         here.write(line)
+
+
+def _share(of: Mapping[str, Any]) -> str:
+    """Say what a version gets; what is planned only where that is not so, or not known."""
+    planned, now = of.get("share", 0), of.get("share_now")
+    if now is None:
+        return f"{planned} % planned"
+    late = of["state"] != "ready" and now != planned
+    return f"{now} %, {planned} % planned" if late else f"{now} %"
 
 
 def _request(file: Path) -> Mapping[str, Any]:

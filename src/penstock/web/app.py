@@ -28,6 +28,7 @@ from penstock.web import (
     pages,
     predictions,
     serving,
+    trying,
     versions,
 )
 from penstock.web.access import Access
@@ -67,6 +68,7 @@ def create_app(control: Control) -> Access:
     app.include_router(versions.routes(draw))
     app.include_router(predictions.routes(draw))
     app.include_router(serving.routes(draw))
+    app.include_router(trying.routes(draw))
     app.include_router(pages.routes(draw))
     app.mount("/static", drawing.StaticFiles())
 
