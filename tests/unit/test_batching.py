@@ -6,8 +6,18 @@ from typing import Any, cast
 import pytest
 
 from penstock.inference.gateway import batching
-from penstock.inference.gateway.batching import Backlog, Batch, Failure, Lane, Outcome, Ticket
+from penstock.inference.gateway.batching import (
+    Backlog,
+    Batch,
+    Failure,
+    Lane,
+    Outcome,
+    Ticket,
+    linger_s,
+)
 from penstock.inference.program.frames import Reply, encode_reply
+from penstock.pipeline.releasing import SLOW_LEAST_MS
+from tests.unit.gateway_rig import version
 
 
 def nobody(_: Ticket, __: Outcome) -> None:
@@ -146,7 +156,7 @@ class Lined:
     async def come(self, number: int) -> None:
         for _ in range(number):
             made = ticket(b"t")
-            made.deployment = cast("Any", "some version")
+            made.deployment = version(1)
             self.backlog.push(made)
         self.lane.wake()
         await asyncio.sleep(0.01)
@@ -203,3 +213,27 @@ def test_those_who_do_not_come_back_are_not_waited_for_long_nor_at_all_by_a_quic
     at_once = asyncio.run(play())
 
     assert soon == at_once == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("share", "took_s", "expected_s"),
+    [
+        (100, 0.01, 0.002),
+        (90, 0.01, 0.002),
+        (50, 0.01, 0.002),
+        (10, 0.003, 0.00375),
+        (10, 0.03, 0.005),
+        (100, 9.0, 0.005),
+    ],
+)
+def test_who_gets_few_requests_waits_about_a_call_for_more_and_never_more_than_a_bound(
+    share: int, took_s: float, expected_s: float
+) -> None:
+    one = ticket(b"t")
+    one.deployment = version(1, share=share)
+
+    assert linger_s(took_s, Batch([one], 0, 20.0)) == pytest.approx(expected_s)
+
+
+def test_the_wait_of_a_canary_for_more_leaves_most_of_the_time_after_which_it_is_slow() -> None:
+    assert 4 * batching.LINGER_S * 1000 <= SLOW_LEAST_MS

@@ -33,6 +33,13 @@ LINGER_S = 0.005
 """A process whose last batch of several took so long waits this part of that time, and so long at
 most, for those who were just answered: callers that ask one request after the other come back at
 once, and would else wait for a batch of the few that came first."""
+LINGER_FEW = 1.25
+"""A version that gets the lesser part of the requests, as a canary does, waits this part instead,
+for callers whom the other version answers: a call costs about the same for one row as for fifty,
+and its few would pay for a call over and over. `LINGER_S` holds for it too: a quarter of the time
+(20 ms) below which no request of a canary is judged to be slow."""
+HALF = 50
+"""Percent of the requests."""
 COME_BACK = 0.9
 """Part of them that is waited for; the others may have been drawn for another version."""
 MAX_REPLY_BYTES = 64 * 2**20
@@ -212,6 +219,13 @@ class Batch(NamedTuple):
     """Whether no other version waits for the process."""
 
 
+def linger_s(took_s: float, batch: Batch) -> float:
+    """Return how long a process waits for more after a batch that took so long."""
+    found = batch.tickets[0].deployment
+    few = found is not None and found.share < HALF
+    return min(took_s * (LINGER_FEW if few else LINGER), LINGER_S)
+
+
 Settle = Callable[[list[tuple[Ticket, Outcome]]], None]
 """Told of each frame's answers: logs them, then lets the callers have them."""
 
@@ -343,7 +357,7 @@ class Lane(asyncio.Protocol):
         elif not batch.tickets[0].ended:
             batch.tickets[0].end(replies[0])
         if lingers and self.in_flight is None and not self.lost.done():
-            self._held = self._loop.call_later(min(took_s * LINGER, LINGER_S), self.release)
+            self._held = self._loop.call_later(linger_s(took_s, batch), self.release)
         else:
             self.wake()
 
