@@ -102,21 +102,41 @@ def list_(
     _table(here, models)
 
 
-def history(ctx: typer.Context, name: Annotated[str, typer.Argument(help="A model.")]) -> None:
-    """Show a model's versions and decisions, newest first."""
+def history(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model.")],
+    *,
+    at: Annotated[
+        str | None, typer.Option(help="A day or a moment: who served then, and why.")
+    ] = None,
+) -> None:
+    """Show which version served when and who let it in, then a model's decisions."""
     here = session(ctx)
-    data = here.client().history(_model(name))
+    data = here.client().history(_model(name), at=at)
     here.data("history", data)
-    entries = rows_of(data, "entries")
     rows = [
+        (
+            f"{_model(name)}@{one.get('number')}",
+            f"{_short(one.get('since'))} to {_short(one.get('until')) or 'now'}",
+            _text(one.get("text")),
+        )
+        for one in rows_of(data, "served")
+    ]
+    for line in columns(rows):
+        here.write(line)
+    for place in rows_of(field(data, "split"), "split"):
+        here.write(f"  @{place.get('number')} {place.get('role')} {place.get('share')} %")
+    entries = rows_of(data, "entries")
+    if rows and entries:
+        here.write("")
+    for line in columns(
         (
             _short(one.get("at")),
             _text(one.get("actor")),
             _text(one.get("text") or one.get("action")),
         )
         for one in entries
-    ]
-    for line in columns(rows):
+    ):
         here.write(line)
 
 

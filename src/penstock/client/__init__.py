@@ -82,9 +82,9 @@ class Client:
         """Return models whose name holds `query`, a page at a time."""
         return self._data(Call("GET", "/models", {"q": query, "after": after}))
 
-    def history(self, model: str) -> Any:
-        """Return a model's versions and decisions, newest first."""
-        return self._data(Call("GET", f"{path_of(model)}/history"))
+    def history(self, model: str, *, at: str | None = None) -> Any:
+        """Return a model's champions, versions and decisions; or who served at a time."""
+        return self._data(Call("GET", f"{path_of(model)}/history", {"at": at}))
 
     def experiments(self, model: str, number: int | None = None) -> Any:
         """Return what a version's build tracked: runs, logged models, its own figures."""

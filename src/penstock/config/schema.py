@@ -19,6 +19,7 @@ from penstock.config.approval import Approval
 from penstock.config.canary import Canary
 from penstock.config.fairness import Fairness
 from penstock.config.quality import Quality
+from penstock.config.rollback import Rollback
 from penstock.config.rules import (
     Block,
     Broken,
@@ -315,6 +316,7 @@ class ModelConfig(Block):
     approval: Approval = Approval()
     serving: Serving = Serving()
     canary: Canary = Canary()
+    rollback: Rollback = Rollback()
     monitor: Several[Monitor] = (Monitor(),)
     check: Several[OwnCheck] = ()
 

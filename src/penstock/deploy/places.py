@@ -5,10 +5,15 @@ A challenger's place carries a lease: with the engine gone for longer, its share
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from penstock.domain import Role, Rollout
-from penstock.records import rollouts
+import sqlalchemy as sa
+
+from penstock.config.rollback import Rollback
+from penstock.domain import Deployment, Environment, Role, Rollout
+from penstock.records import rollouts, runs, served
 from penstock.records.database import Change
 from penstock.records.rollouts import Place
 
@@ -81,14 +86,66 @@ def split_back(change: Change, of: Rollout) -> None:
 
 
 def still_warm(change: Change, of: Rollout, also: Role | None = None) -> list[Place]:
-    """Return the older loaded versions; on release the previous becomes one of them."""
+    """Return the older versions that stay loaded: the one before, and some inside the window.
+
+    The window and their number are the challenger's to say. Without `also` the version before
+    becomes one of the others.
+    """
+    connection = change.connection
+    kept = _rollback(connection, of)
+    present = rollouts.deployments(connection, model_name=of.model, environment=of.environment)
+    here = {d.number: d for d in present if d.number not in {of.challenger, of.champion}}
+    before = [
+        Place(d.number, Role.PREVIOUS, 0)
+        for d in here.values()
+        if d.role is Role.PREVIOUS and also is Role.PREVIOUS
+    ]
+    served_until = served.last_served(connection, of.model, of.environment)
+    older: list[tuple[datetime, int]] = []
+    for found in here.values():
+        until = served_until.get(found.number)
+        if found.role in {Role.PREVIOUS, Role.WARM} and until is not None:
+            older.append((until + timedelta(seconds=kept.window_s), found.number))
+    taken = {place.number for place in before}
+    inside = [one for one in older if one[0] > change.now and one[1] not in taken]
+    warm = sorted(inside, reverse=True)[: kept.warm]
+    return before + [Place(number, Role.WARM, 0, lease_until=ends) for ends, number in warm]
+
+
+def _rollback(connection: sa.Connection, of: Rollout) -> Rollback:
+    config = runs.version_of(connection, of.model, of.challenger).config
+    return Rollback.model_validate_json(json.dumps(config.get("rollback") or {}))
+
+
+def of_present(present: Sequence[Deployment]) -> list[Place]:
+    """Return the places that deployments are now."""
+    return [Place(d.number, d.role, d.share, d.lease_until, d.rollout_id) for d in present]
+
+
+def add_warm(change: Change, of: Rollout) -> None:
+    """Load the version of a rollback beside those that are loaded."""
     present = rollouts.deployments(
         change.connection, model_name=of.model, environment=of.environment
     )
-    older = [
+    places = [*of_present(present), Place(of.challenger, Role.WARM, 0, rollout_id=of.id)]
+    rollouts.split(change, of.model, of.environment, places, reason=of.reason)
+
+
+def cool(change: Change, model: str) -> None:
+    """Unload the versions whose time in the rollback window is over, unless a rollout goes on."""
+    present = rollouts.deployments(
+        change.connection, model_name=model, environment=Environment.PRODUCTION
+    )
+    stays = [
         d
         for d in present
-        if d.role in {Role.PREVIOUS, Role.WARM} and d.number not in {of.challenger, of.champion}
+        if d.role is not Role.WARM or d.lease_until is None or d.lease_until > change.now
     ]
-    newest = sorted(older, key=lambda d: d.number, reverse=True)[:1]
-    return [Place(d.number, d.role if d.role is also else Role.WARM, 0) for d in newest]
+    gone = {d.number for d in present} - {d.number for d in stays}
+    if not gone or rollouts.live(change.connection, model):
+        change.journal("rollback.kept", {"model": model})
+        return
+    names = ", ".join(f"@{number}" for number in sorted(gone))
+    reason = f"{names}: outside the rollback window"
+    places = of_present(stays)
+    rollouts.split(change, model, Environment.PRODUCTION, places, reason=reason)

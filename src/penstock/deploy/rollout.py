@@ -91,6 +91,8 @@ def first_share(change: Change, engine: Engine, of: Rollout, *, no_control: str 
 
     `no_control` says why a control arm that was to run does not; the champion is the control then.
     """
+    if of.kind == "rollback":
+        return release(change, engine, of, reason=of.reason)
     if of.champion is None:
         return release(change, engine, of, reason="There is no champion to compare it with.")
     if of.state is RolloutState.STARTING and of.settings.get("shadow_s"):
@@ -222,7 +224,8 @@ def give_back(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Ro
             hold_until=None,
         )
     _end_run(change, back, RunState.ROLLED_BACK, reason=reason)
-    _tell(change, back, f"{back.model}@{back.challenger} was rolled back", reason)
+    was = "could not be gone back to" if back.kind == "rollback" else "was rolled back"
+    _tell(change, back, f"{back.model}@{back.challenger} {was}", reason)
     wake(change, engine, of.model)
     return back
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 
-from penstock.deploy import rollout, ways
+from penstock.deploy import places, rollout, ways
 from penstock.deploy.ways import Way
-from penstock.domain import Environment, Role, Rollout, RolloutState
+from penstock.domain import Deployment, Environment, Role, Rollout, RolloutState
 from penstock.errors import ConflictError, UsageError
 from penstock.ports import Engine
-from penstock.records import rollouts
+from penstock.records import rollouts, runs, served
 from penstock.records.database import Change
 from penstock.records.rollouts import Plan
 
@@ -62,19 +63,25 @@ def _windowed(change: Change, of: Rollout) -> Rollout:
 
 
 def go_back_to(change: Change, engine: Engine, model: str, number: int, *, reason: str) -> Rollout:
-    """From full traffic, back to a version that is still loaded: one transaction, no build."""
+    """From full traffic, back to a version inside the rollback window: no build, no approval.
+
+    One that is loaded takes over in this transaction; another is loaded first.
+    """
     present = rollouts.deployments(
         change.connection, model_name=model, environment=Environment.PRODUCTION
     )
     champion = next((d for d in present if d.role is Role.CHAMPION), None)
-    target = next((d for d in present if d.number == number), None)
-    if champion is None or target is None or target.role is Role.CHAMPION:
-        loaded = ", ".join(f"@{d.number}" for d in present if d.role is not Role.CHAMPION)
+    if champion is None or champion.number == number:
         raise ConflictError(
             "PS404",
-            f"{model}@{number} is not loaded beside the champion; loaded: {loaded or 'none'}.",
-            hint="Push the commit again to build it anew.",
+            f"{model}@{number} serves already."
+            if champion is not None
+            else f"No version of {model} serves, so there is none to go back from.",
+            hint=f"See what can be gone back to: penstock history {model}.",
         )
+    is_loaded = any(d.number == number for d in present)
+    if not is_loaded:
+        _inside_window(change, champion, number)
     plan = Plan(
         model=model,
         environment=Environment.PRODUCTION,
@@ -85,9 +92,34 @@ def go_back_to(change: Change, engine: Engine, model: str, number: int, *, reaso
         shares=(),
         settings={},
     )
-    made = rollouts.queue(change, plan)
-    starting = rollouts.move(change, made, RolloutState.STARTING, reason=reason)
-    return rollout.release(change, engine, starting, reason=reason)
+    if is_loaded:
+        made = rollouts.queue(change, plan)
+        starting = rollouts.move(change, made, RolloutState.STARTING, reason=reason)
+        return rollout.release(change, engine, starting, reason=reason)
+    made = rollout.queue(change, engine, plan)
+    loading = rollouts.move(change, made, RolloutState.STARTING, reason=reason)
+    places.add_warm(change, loading)
+    return loading
+
+
+def _inside_window(change: Change, champion: Deployment, number: int) -> None:
+    """Refuse a version that served too long ago, or never."""
+    model = champion.model
+    latest = served.last_served(change.connection, model)
+    kept = rollout.settings(runs.version_of(change.connection, model, champion.number)).rollback
+    since = change.now - timedelta(seconds=kept.window_s)
+    inside = sorted(n for n, until in latest.items() if until is not None and until > since)
+    if number in inside:
+        return
+    runs.version_of(change.connection, model, number)
+    until = latest.get(number)
+    when = f"served last on {until:%Y-%m-%d %H:%M} UTC" if until else "never served"
+    names = ", ".join(f"@{one}" for one in inside) or "none"
+    raise ConflictError(
+        "PS453",
+        f"{model}@{number} {when}; the window is {kept.window}. Inside it: {names}.",
+        hint="Push its commit again, or make [rollback] window longer.",
+    )
 
 
 def _not(of: Rollout, what: str) -> ConflictError:

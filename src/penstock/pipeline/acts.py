@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.config import ServerSettings
-from penstock.deploy import rollout, staging, steering
+from penstock.deploy import places, rollout, staging, steering
 from penstock.deploy.approval import Answer
 from penstock.domain import (
     JSON,
@@ -28,7 +28,7 @@ from penstock.pipeline.approving import Approving
 from penstock.pipeline.prediction_logs import PredictionLogs
 from penstock.pipeline.proving import Places
 from penstock.ports import ArtifactStore, Engine
-from penstock.records import documents, rollouts, runs, verifications, watch
+from penstock.records import documents, rollouts, runs, served, verifications, watch
 from penstock.records.database import Change, Database
 
 _WORKING = {RunState.QUEUED, RunState.BUILDING, RunState.TESTING}
@@ -264,3 +264,15 @@ def expired(database: Database, engine: Engine) -> None:
                 rollout.give_back(
                     change, engine, fresh, reason="Held, and nobody decided in time."
                 )
+
+
+def cool(database: Database) -> None:
+    """Unload versions whose time in the rollback window is over."""
+    now = database.clock()
+    with database.read() as connection:
+        models = served.cooled(connection, now=now)
+        going = {one.model for one in rollouts.live(connection)} if models else set[str]()
+    for model in models:
+        if model not in going:
+            with database.change("penstock") as change:
+                places.cool(change, model)

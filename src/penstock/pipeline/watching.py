@@ -27,6 +27,7 @@ def tick(tools: Tools, due: str, heal: Callable[[], None]) -> JSON:
     """Do what is due each minute; every part of it may be done twice."""
     acts.expired(tools.database, tools.engine)
     approving.remind(tools.database)
+    acts.cool(tools.database)
     heal()
     begun = enqueue_due(tools)
     sent = send_messages(tools)

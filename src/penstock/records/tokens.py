@@ -24,10 +24,13 @@ ROLES: dict[str, tuple[str, ...]] = {
     "viewer": ("read:*",),
     "developer": ("read:*", "push:*", "label:*", "predict:*"),
     "approver": ("read:*", "approve:*", "operate:*"),
+    "on-call": ("read:*", "rollback:*"),
     "operator": ("read:*", "push:*", "label:*", "predict:*", "operate:*"),
     "admin": ("read:*", "push:*", "label:*", "predict:*", "operate:*", "admin:*"),
 }
 """What a role may do: ``action:model-pattern``. Admin approves nothing by default."""
+IMPLIED = {"rollback": "operate"}
+"""Who may do the second may do the first."""
 LIFE = timedelta(days=90)
 
 
@@ -40,8 +43,10 @@ class Caller:
 
     def may(self, action: str, model_name: str) -> bool:
         """Say whether a scope covers the action on the model (``*`` for all models)."""
+        actions = {action, IMPLIED.get(action, action)}
         return any(
-            fnmatchcase(f"{action}:{model_name}", scope) or scope == f"{action}:*"
+            fnmatchcase(f"{one}:{model_name}", scope) or scope == f"{one}:*"
+            for one in actions
             for scope in self.scopes
         )
 
@@ -53,7 +58,7 @@ def any_exist(connection: sa.Connection) -> bool:
 
 def create(change: Change, person: str, scopes: Sequence[str], *, life: timedelta = LIFE) -> str:
     """Make a token and return its text, which is shown this once."""
-    actions = {"read", "push", "label", "predict", "approve", "operate", "admin"}
+    actions = {scope.partition(":")[0] for role in ROLES.values() for scope in role}
     wrong = [s for s in scopes if s.partition(":")[0] not in actions or ":" not in s]
     if wrong or not scopes or not person:
         raise UsageError(

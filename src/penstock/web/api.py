@@ -25,6 +25,7 @@ from penstock.web import (
     labels,
     log_routes,
     predictions,
+    served,
     serving,
     trust,
     versions,
@@ -166,9 +167,9 @@ def _models(router: APIRouter, control: Control) -> None:
         )
 
     @router.get("/api/models/{name}/history")
-    def history(request: Request, name: str) -> Response:
+    def history(request: Request, name: str, at: str = "") -> Response:
         require(request, "read", name)
-        return answer("history", views.history(control, name))
+        return answer("history", served.history(control, name, at))
 
     @router.get("/api/models/{name}/monitor")
     def monitor(request: Request, name: str) -> Response:
@@ -223,7 +224,7 @@ def _operate(router: APIRouter, control: Control) -> None:
     @router.post("/api/models/{name}/promote")
     def promote(request: Request, name: str, act: ActBody) -> Response:
         person = require(request, "operate", name)
-        after = control.acts.promote(person, name, act.to)
+        after = control.acts.promote(person, name, act.to, act.reason)
         text = f"{name}@{after.challenger} gets {after.share} % of the requests."
         return _done(text, f"penstock status {name}")
 
@@ -243,8 +244,11 @@ def _operate(router: APIRouter, control: Control) -> None:
 
     @router.post("/api/models/{name}/rollback")
     def rollback(request: Request, name: str, act: ActBody) -> Response:
-        person = require(request, "operate", name)
-        control.acts.roll_back(person, name, act.to, act.reason)
+        person = require(request, "rollback", name)
+        after = control.acts.roll_back(person, name, act.to, act.reason)
+        if after.ended_at is None:
+            text = f"{name}@{after.challenger} is not loaded: it is loaded, then takes over."
+            return _done(text, f"penstock status {name}")
         with control.database.read() as connection:
             champion = rollouts.champion(connection, name)
         serves = "No version" if champion is None else f"{name}@{champion.number}"

@@ -48,7 +48,7 @@ class Acts(Protocol):
         """Go on with a failed run."""
         ...
 
-    def promote(self, actor: str, model: str, share: int | None) -> Rollout:
+    def promote(self, actor: str, model: str, share: int | None, reason: str = "") -> Rollout:
         """Take the live rollout further."""
         ...
 

@@ -19,7 +19,7 @@ from penstock.domain import JSON, ROLLOUT_ENDED, RUN_ENDED, Role, Rollout, Verdi
 from penstock.errors import PenstockError, UsageError
 from penstock.inference.gateway.examples import example_request
 from penstock.records import fleet, journal, rollouts, runs, tokens
-from penstock.web import charts, live, logs, serving, stages, views, words
+from penstock.web import charts, live, logs, served, serving, stages, views, words
 from penstock.web.access import caller_of, require
 from penstock.web.approving import decide, decision_in
 from penstock.web.control import Control
@@ -144,13 +144,14 @@ def _model(router: APIRouter, draw: Pages) -> None:
             view=view,
             served=serving.drawn(serving.serving_of(control, name)),
             history=_quality_history(view),
+            champions=served.champions(control, name),
             curl=_curl(control, view),
         )
 
     @router.post("/models/{name}/{act}")
     async def do(request: Request, name: str, act: str) -> Response:
         form = await request.form()
-        person = require(request, "operate", name)
+        person = require(request, "rollback" if act == "rollback" else "operate", name)
         await run_in_threadpool(_operate, control, person, (name, act), dict(form))
         return RedirectResponse(_back(form.get("back"), f"/models/{name}"), 303)
 
@@ -163,7 +164,7 @@ def _operate(control: Control, person: str, what: tuple[str, str], form: dict[st
     number = int(to) if to.isdigit() else None
     acts = control.acts
     known: dict[str, Callable[[], object]] = {
-        "promote": lambda: acts.promote(person, name, number),
+        "promote": lambda: acts.promote(person, name, number, reason),
         "pause": lambda: acts.pause(person, name),
         "resume": lambda: acts.resume(person, name),
         "rollback": lambda: acts.roll_back(person, name, number, reason),

@@ -290,28 +290,6 @@ def _events(connection: Any, rollout: Rollout) -> list[JournalEntry]:
     return [e for e in reversed(about) if e.action.startswith("rollout.")]
 
 
-def history(control: Control, name: str) -> dict[str, Any]:
-    """Return a model's versions and decisions, newest first."""
-    with control.database.read() as connection:
-        runs.model_of(connection, name)
-        entries = journal.entries(connection, model=name, most=200)
-        versions = runs.versions(connection, name)
-    return {
-        "versions": [
-            {
-                "number": v.number,
-                "run": v.run_id,
-                "commit": v.commit,
-                "artifact_digest": v.artifact_digest,
-                "sandbox_level": v.sandbox_level,
-                "created_at": v.created_at,
-            }
-            for v in versions
-        ],
-        "entries": [entry_json(entry) for entry in entries],
-    }
-
-
 def entry_json(entry: JournalEntry) -> dict[str, Any]:
     """Return a journal entry with its body read and a sentence."""
     body = json.loads(entry.body)
