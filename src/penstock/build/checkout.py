@@ -132,6 +132,52 @@ def last_change(repository: Path, commit: str, paths: Sequence[str]) -> datetime
     return datetime.fromisoformat(text) if text and paths else None
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What lies between two commits."""
+
+    commits: tuple[CommitFacts, ...]
+    """Of the second and not of the first, newest first."""
+    back: int
+    """Commits of the first that the second does not have: it went back, or another way."""
+    files: tuple[tuple[str, int | None, int | None], ...]
+    """Path, lines added, lines removed; None for a file that is no text."""
+    patch: str
+    """The lines, as git writes them, of the text files."""
+    cut: bool
+    """Whether the patch is longer."""
+
+
+def changes(
+    repository: Path, before: str, after: str, *, most_commits: int = 50, most_bytes: int = 60_000
+) -> Changes:
+    """Return what a commit changed since another; neither need come before the other."""
+    _require(repository, before)
+    _require(repository, after)
+    git = _Git(repository)
+    form = "--format=%an <%ae>%x00%aI%x00%s"
+    told = git.run("log", f"--max-count={most_commits}", form, f"{before}..{after}", "--")
+    commits = [
+        CommitFacts(author, datetime.fromisoformat(at), message)
+        for author, at, message in (
+            line.split("\0") for line in told.decode(errors="replace").splitlines()
+        )
+    ]
+    back = int(git.run("rev-list", "--count", f"{after}..{before}", "--"))
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames")
+    counted = git.run("diff", *plain, "--numstat", "-z", before, after, "--")
+    files: list[tuple[str, int | None, int | None]] = []
+    for line in filter(None, counted.split(b"\0")):
+        added, removed, path = line.split(b"\t", 2)
+        text = added != b"-"
+        lines = (int(added), int(removed)) if text else (None, None)
+        files.append((path.decode(errors="replace"), lines[0], lines[1]))
+    whole = git.run("diff", *plain, before, after, "--")
+    patch = whole[:most_bytes].decode(errors="replace")
+    cut = len(whole) > most_bytes
+    return Changes(tuple(commits), back, tuple(files), patch, cut)
+
+
 def read_file(
     repository: Path, commit: str, path: str, *, limit: int = MAX_READ_BYTES
 ) -> bytes | None:

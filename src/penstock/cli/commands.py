@@ -3,7 +3,7 @@
     project      init, check, plan, connect, push      looking     status, watch, logs, list, …
     deciding     approve, reject, promote, rollback, … machine     serve, demo, doctor, token, …
     trust        key, verify, export                    experiments  experiments
-    fairness     fairness
+    fairness     fairness                              comparing    compare
 
 A command is a thin client of the server: it parses, makes one request and writes the answer.
 """
@@ -21,6 +21,7 @@ from penstock.cli import (
     adopting,
     approving,
     cards,
+    comparing,
     deciding,
     experiments,
     fairness,
@@ -85,6 +86,7 @@ for module in (
     looking,
     experiments,
     fairness,
+    comparing,
     cards,
     deciding,
     approving,

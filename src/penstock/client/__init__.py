@@ -100,6 +100,16 @@ class Client:
         with self._open(Call("GET", path), root=self.url) as answer:
             return answer.read()
 
+    def compare(self, model: str, first: object, second: object) -> Any:
+        """Return two versions beside each other; each a number, ``champion`` or ``latest``."""
+        return self._data(Call("GET", _compared(model, first, second)))
+
+    def compare_page(self, model: str, first: object, second: object) -> bytes:
+        """Return the same as one HTML file."""
+        call = Call("GET", f"{_compared(model, first, second)}.html", timeout_s=120)
+        with self._open(call, root=self.url) as answer:
+            return answer.read()
+
     def version(self, model: str, number: int) -> Any:
         """Return one version: what it is made of, its documents, its checks."""
         return self._data(Call("GET", f"{path_of(model)}/versions/{int(number)}"))
@@ -376,3 +386,8 @@ class Client:
             f"Cannot reach {url} ({why(error)}).",
             hint=f"Start it with penstock serve, or look: penstock --server {url} doctor",
         )
+
+
+def _compared(model: str, first: object, second: object) -> str:
+    one, other = (urllib.parse.quote(str(word), safe="") for word in (first, second))
+    return f"{path_of(model)}/compare/{one}/{other}"

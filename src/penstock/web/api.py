@@ -17,6 +17,7 @@ from penstock.domain import Run
 from penstock.records import fleet, rollouts, runs
 from penstock.web import (
     approving,
+    comparing,
     events,
     experiments,
     explaining,
@@ -97,6 +98,7 @@ def routes(control: Control) -> APIRouter:
     experiments.routes(router, control)
     explaining.api(router, control)
     fairness.api(router, control)
+    comparing.api(router, control)
     labels.api(router, control)
     serving.api(router, control)
     versions.api(router, control)

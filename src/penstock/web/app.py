@@ -21,6 +21,7 @@ from penstock import __version__
 from penstock.errors import NotFoundError, PenstockError, UsageError
 from penstock.web import (
     api,
+    comparing,
     drawing,
     explaining,
     fairness,
@@ -65,6 +66,7 @@ def create_app(control: Control) -> Access:
     draw = drawing.Pages(control)
     app.include_router(explaining.routes(draw))
     app.include_router(fairness.routes(draw))
+    app.include_router(comparing.routes(draw))
     app.include_router(versions.routes(draw))
     app.include_router(predictions.routes(draw))
     app.include_router(serving.routes(draw))
