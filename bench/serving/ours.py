@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from bench.serving import peers
@@ -96,13 +95,8 @@ class Built:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._home.__exit__(kind, error, trace)
+    def __exit__(self, *raised: Any) -> None:
+        self._home.__exit__(*raised)
 
     def server(self, name: str) -> Server:
         """Return the row's server; put its versions into production before it starts."""

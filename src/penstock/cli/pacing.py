@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.cli.session import Session
@@ -34,12 +33,7 @@ class Pacing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.aside()
 
     def show(self, line: str) -> None:

@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypedDict, cast
 
 import pyarrow as pa
@@ -102,12 +101,7 @@ class Worker:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the program, whatever it does."""
         self.disconnect()
         self._program.end()

@@ -21,7 +21,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self, cast
 
 from penstock.domain import JSON
@@ -179,12 +178,7 @@ class Host:
         """Return itself; what goes wrong is told by the first order."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the host and all that it forked."""
         self.close()
 

@@ -46,22 +46,7 @@ def api(router: APIRouter, control: Control) -> None:
 
 def routes(draw: Pages) -> APIRouter:
     """Return the pages' routes; the page and the file draw the same template."""
-    router = APIRouter()
-    control = draw.control
-
-    @router.get(_AT)
-    def page(request: Request, name: str, number: int) -> Response:
-        require(request, "read", name)
-        parts = _parts(control, name, number)
-        title = f"What {name} v{number} looks at"
-        return draw.page(request, "explain.html", title=title, nav="Models", **parts)
-
-    @router.get(f"{_AT}.html")
-    def file(request: Request, name: str, number: int) -> Response:
-        require(request, "read", name)
-        return reports.as_file(draw, (name, number), "explain", **_parts(control, name, number))
-
-    return router
+    return reports.routes(draw, "explain", "What {name} v{number} looks at", _parts)
 
 
 def report_of(control: Control, name: str, number: int) -> dict[str, Any]:

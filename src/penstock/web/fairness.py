@@ -102,23 +102,7 @@ def api(router: APIRouter, control: Control) -> None:
 
 def routes(draw: Pages) -> APIRouter:
     """Return the pages' routes; the page and the file draw the same template."""
-    router = APIRouter()
-    control = draw.control
-
-    @router.get(_AT)
-    def page(request: Request, name: str, number: int) -> Response:
-        require(request, "read", name)
-        parts = parts_of(control, name, number)
-        title = f"How {name} v{number} treats groups"
-        return draw.page(request, "fairness.html", title=title, nav="Models", **parts)
-
-    @router.get(f"{_AT}.html")
-    def file(request: Request, name: str, number: int) -> Response:
-        require(request, "read", name)
-        parts = parts_of(control, name, number)
-        return reports.as_file(draw, (name, number), "fairness", **parts)
-
-    return router
+    return reports.routes(draw, "fairness", "How {name} v{number} treats groups", parts_of)
 
 
 def report_of(control: Control, name: str, number: int) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from fastapi import APIRouter, Request
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from penstock.errors import NotFoundError
 from penstock.records import runs
+from penstock.web.access import require
 from penstock.web.control import Control
 from penstock.web.drawing import HERE, Pages
 
@@ -42,7 +45,42 @@ def report_of(
     return cast("dict[str, Any]", report)
 
 
-def as_file(draw: Pages, at: tuple[str, int], kind: str, **parts: Any) -> Response:
+def routes(
+    draw: Pages,
+    kind: str,
+    title: str,
+    parts: Callable[[Control, str, int], Mapping[str, Any]],
+) -> APIRouter:
+    """Return the routes of a report: its page, and the same as one file to keep.
+
+    Parameters
+    ----------
+    kind
+        The last part of the address; `<kind>.html` and `<kind>_file.html` draw it.
+    title
+        Of the page, with ``{name}`` and ``{number}``.
+    parts
+        What both are drawn from.
+    """
+    router = APIRouter()
+    at = f"/models/{{name}}/versions/{{number}}/{kind}"
+
+    @router.get(at)
+    def page(request: Request, name: str, number: int) -> Response:
+        require(request, "read", name)
+        told = parts(draw.control, name, number)
+        titled = title.format(name=name, number=number)
+        return draw.page(request, f"{kind}.html", title=titled, nav="Models", **told)
+
+    @router.get(f"{at}.html")
+    def file(request: Request, name: str, number: int) -> Response:
+        require(request, "read", name)
+        return _as_file(draw, (name, number), kind, **parts(draw.control, name, number))
+
+    return router
+
+
+def _as_file(draw: Pages, at: tuple[str, int], kind: str, **parts: Any) -> Response:
     """Return ``<kind>_file.html`` as a file to keep: it needs no server and no other file."""
     sheets = [(HERE / "static" / one).read_text("utf-8") for one in ("tokens.css", "app.css")]
     style = Markup("\n".join(sheets))  # noqa: S704  our own sheets, which hold quotes

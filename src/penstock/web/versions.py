@@ -49,6 +49,7 @@ DOCUMENTS: Mapping[str, str] = {
     "golden": "Rows with the answers that training expected",
     "inputs": "The data files that training could read",
     "lock": "Every package with version and hash",
+    "path": "The signed statement of how it answers (in-toto test result, DSSE)",
     "tracking": "What the build tracked: runs, parameters, metrics",
 }
 MOST_COLUMNS = 6
@@ -154,19 +155,7 @@ def routes(draw: Pages) -> APIRouter:
             sort=sort,
         )
 
-    @router.get(f"{_AT}/card")
-    def its_card(request: Request, name: str, number: int) -> Response:
-        require(request, "read", name)
-        parts = _card(control, name, number)
-        title = f"Card of {name} v{number}"
-        return draw.page(request, "card.html", title=title, nav="Models", **parts)
-
-    @router.get(f"{_AT}/card.html")
-    def card_file(request: Request, name: str, number: int) -> Response:
-        require(request, "read", name)
-        parts = _card(control, name, number)
-        return reports.as_file(draw, (name, number), "card", **parts)
-
+    router.include_router(reports.routes(draw, "card", "Card of {name} v{number}", _card))
     return router
 
 
