@@ -75,12 +75,12 @@ def routes(
     @router.get(f"{at}.html")
     def file(request: Request, name: str, number: int) -> Response:
         require(request, "read", name)
-        return _as_file(draw, (name, number), kind, **parts(draw.control, name, number))
+        return as_file(draw, (name, number), kind, **parts(draw.control, name, number))
 
     return router
 
 
-def _as_file(draw: Pages, at: tuple[str, int], kind: str, **parts: Any) -> Response:
+def as_file(draw: Pages, at: tuple[str, int], kind: str, **parts: Any) -> Response:
     """Return ``<kind>_file.html`` as a file to keep: it needs no server and no other file."""
     sheets = [(HERE / "static" / one).read_text("utf-8") for one in ("tokens.css", "app.css")]
     style = Markup("\n".join(sheets))  # noqa: S704  our own sheets, which hold quotes
