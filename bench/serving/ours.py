@@ -47,6 +47,8 @@ NULL = {
     "adapter.py": "def load(folder):\n    return None\n\n\ndef predict(model, frame):\n"
     '    return [0.75 if rating < 640 else 0.25 for rating in frame["rating"]]\n',
 }
+"""A comparison a row, in an environment without any package: what is measured is the way to a
+worker and back, with the rows read; no library makes a table of them."""
 REQUIREMENTS = ("scikit-learn", "numpy", "pandas", "joblib")
 LEASE = timedelta(hours=12)
 

@@ -96,6 +96,49 @@ def test_a_request_in_the_models_order_is_read_as_any_other(document: dict[str, 
     assert quick == outcome(lambda: bodies.read(bodies.V2, json.loads(body), COLUMNS))
 
 
+FINITE = VALUES.filter(lambda value: not isinstance(value, float) or abs(value) != float("inf"))
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a DataFrame split that most callers could have sent, and spoil some of it."""
+    usual = {"age": 40.5, "city": "Bern", "visits": 2, "member": True}
+    rows: Any = [list(usual.values()) for _ in range(draw(st.integers(0, 3)))]
+    split: dict[str, Any] = {"columns": list(usual), "data": rows}
+    spoil = draw(st.sampled_from(["", "", "value", "row", "columns", "data", "order"]))
+    if spoil == "value" and rows:
+        rows[-1][draw(st.integers(0, 3))] = draw(FINITE)
+    elif spoil == "row":
+        rows.append(draw(st.one_of(FINITE, st.lists(FINITE, max_size=5))))
+    elif spoil == "order":
+        split["columns"] = draw(st.permutations([*usual, "age"]))
+    elif spoil:
+        split[spoil] = draw(st.one_of(FINITE, st.lists(FINITE, max_size=4)))
+    more = draw(st.sampled_from([{}, {}, {"inputs": None}, {"instances": [[1]]}, {"id": "mine"}]))
+    return {"dataframe_split": draw(st.one_of(st.just(split), st.just(split), FINITE)), **more}
+
+
+@given(splits(), st.sampled_from(["", "", " ", "\n\t", "x", "{}", "\u00a0"]), st.booleans())
+@example({"dataframe_split": {"columns": NAMES, "data": [[1.5, None, 2, True]] * 2}}, "", False)
+@example({"dataframe_split": {"columns": NAMES, "data": [[1, "a", 2, True]] * 1001}}, "", False)
+def test_a_split_in_the_models_order_is_read_as_any_other_whatever_surrounds_it(
+    document: dict[str, Any], around: str, before: bool
+) -> None:
+    text = json.dumps(document)
+    body = (around + text if before else text + around).encode()
+
+    def slowly() -> bodies.Asked:
+        try:
+            found = json.loads(body)
+        except ValueError as error:
+            raise bodies.RequestError(400, "PS550", f"The body is not JSON: {error}.") from None
+        return bodies.read(bodies.INVOCATIONS, found, COLUMNS)
+
+    quick = outcome(lambda: requests.understand(frames.INVOCATIONS, body, COLUMNS).asked)
+
+    assert quick == outcome(slowly)
+
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 PREDICTIONS = st.one_of(
     *(

@@ -38,6 +38,7 @@ DATATYPES = {
     **{f"{sign}INT{bits}": "INT64" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
 """The protocol's words, each with the one of ours that it is read as."""
+FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")  # of ``/invocations``
 PYTHON = {"FP64": float, "INT64": int, "BYTES": str, "BOOL": bool}
 
 
@@ -79,7 +80,11 @@ class Asked(NamedTuple):
 def decode(body: bytes) -> dict[str, Any]:
     """Return the JSON object in `body`; RequestError when it holds none."""
     try:
-        document = _DECODER.decode(str(body, json.detect_encoding(body), "surrogatepass"))
+        plain = body[:2] == b'{"'  # in UTF-8, then, with nothing before it
+        text = str(body, "utf-8" if plain else json.detect_encoding(body), "surrogatepass")
+        document, end = _DECODER.raw_decode(text) if plain else (None, -1)
+        if end != len(text):  # what surrounds it is for the decoder's other half
+            document = _DECODER.decode(text)
     except RecursionError:
         raise RequestError(400, "PS550", "The body is nested too deeply.") from None
     except ValueError as error:
@@ -318,11 +323,10 @@ def _tensor(fields: dict[str, Any]) -> tuple[str, list[int], list[Any], str]:
 
 def _invocations(document: dict[str, Any], columns: tuple[Column, ...] | None) -> dict[str, Any]:
     names = None if columns is None else [column.name for column in columns]
-    forms = ("dataframe_split", "dataframe_records", "instances", "inputs")
-    given = [form for form in forms if form in document]
+    given = [form for form in FORMS if form in document]
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
-        raise _bad(f"The body must have exactly one of {', '.join(forms)}; it has {found}.")
+        raise _bad(f"The body must have exactly one of {', '.join(FORMS)}; it has {found}.")
     form, content = given[0], document[given[0]]
     if form == "dataframe_split":
         if not isinstance(content, dict):
