@@ -60,7 +60,7 @@ def main() -> int:
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         kinds = [KINDS[name] for name in names if name in KINDS]
         built = held.enter_context(Built(kinds)) if kinds else None
-        servers = {server.name: server for server in (*peers.SERVERS, peers.ECHO)}
+        servers = {server.name: server for server in (*peers.SERVERS, *peers.ECHOES)}
         if built is not None:
             servers |= {name: built.server(name) for name in names if name in KINDS}
         left_s = options.minutes * 60 - (time.monotonic() - began)
@@ -81,7 +81,8 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    known = ["inprocess", "echo", *(server.name for server in peers.SERVERS), *KINDS]
+    servers = (*peers.ECHOES, *peers.SERVERS)
+    known = ["inprocess", *(server.name for server in servers), *KINDS]
     parser = argparse.ArgumentParser(prog="bench.serving", description="Measure serving.")
     parser.add_argument("--servers", help=f"of {','.join(known)}; default: all")
     parser.add_argument("--seconds", type=int, default=8, help="of a window")
@@ -93,7 +94,11 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick or options.check:
         options.seconds, options.repeats = 1, 1
-    default = ["echo", "penstock-own", "penstock-null-canary"] if options.quick else known
+    default = (
+        ["echo", "echo-callback", "penstock-own", "penstock-null-canary"]
+        if options.quick
+        else known
+    )
     options.servers = options.servers.split(",") if options.servers else default
     unknown = sorted(set(options.servers) - set(known))
     if unknown:
@@ -114,7 +119,7 @@ def _plan(
     scenarios = list(SCENARIOS[:2] if options.quick else SCENARIOS)
     plan = [(server, list(scenarios)) for server in servers]
     for server, asked in plan:
-        if "-lr-" in server.name or "null" in server.name:
+        if "-lr-" in server.name or "null" in server.name or server.name == "echo-callback":
             del asked[2:]
     left_out: list[str] = []
 
@@ -219,7 +224,7 @@ def _until_ready(
 
 def _compare(server: Server, port: int, path: str, table: peers.Table) -> int:
     """Ask all rows, 64 at a time; what is answered must be what the model says."""
-    if server.name == "echo" or "null" in server.name:
+    if server in peers.ECHOES or "null" in server.name:
         return 0
     for start in range(0, len(table["rows"]), 64):
         rows = table["rows"][start : start + 64]

@@ -193,6 +193,10 @@ def _echo(_: Path, at: At) -> list[str]:
     return [sys.executable, str(PROGRAMS / "echo.py"), str(at.port)]
 
 
+def _echo_callback(_: Path, at: At) -> list[str]:
+    return [sys.executable, str(PROGRAMS / "echo_callback.py"), str(at.port)]
+
+
 SERVERS = (
     Server(
         "mlflow",
@@ -254,5 +258,9 @@ SERVERS = (
         decides=True,
     ),
 )
-ECHO = Server("echo", "", _echo, "/", split, lambda _: [], start_s=1)
-"""The HTTP server in front of the gateway, without a gateway."""
+ECHOES = (
+    Server("echo", "", _echo, "/", split, lambda _: [], start_s=1),
+    Server("echo-callback", "", _echo_callback, "/", split, lambda _: [], start_s=1),
+)
+"""A body read and a constant answered: by an ASGI application under uvicorn, and by one call
+behind the gateway's own connections."""

@@ -12,7 +12,8 @@ PAGE, PICTURE = DOCS / "benchmarks.md", DOCS / "pictures" / "serving.svg"
 BEGIN, END = "<!-- serving: made by python -m bench.serving -->", "<!-- end of serving -->"
 NAMES = {
     "inprocess": "the call in process",
-    "echo": "the HTTP server alone",
+    "echo": "an ASGI application alone",
+    "echo-callback": "our HTTP alone",
     "mlflow": "MLflow",
     "bentoml": "BentoML",
     "mlserver": "MLServer",

@@ -98,7 +98,7 @@ def test_the_page_and_the_picture_mark_what_does_not_decide() -> None:
 
     page, picture = report.text(facts), report.picture(facts)
 
-    assert "| the HTTP server alone | – | 30,000 ? | 0.1 ? |" in page
+    assert "| an ASGI application alone | – | 30,000 ? | 0.1 ? |" in page
     assert "| BentoML | – | 900 | 3.3 |" in page
     assert "In 1 of 2 rows" in page
     assert ">30,000 ?</text>" in picture

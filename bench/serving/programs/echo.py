@@ -1,6 +1,6 @@
 """The limit of an HTTP server: ``echo.py PORT``. Reads the body as JSON, answers a constant.
 
-The server is the one in front of Penstock's gateway, with the same settings.
+An ASGI application under uvicorn with uvloop and httptools, as the peers could have it at best.
 """
 
 import sys
