@@ -217,7 +217,7 @@ def journal_after(
 def _ranked(now: datetime) -> sa.Subquery:
     """Return one row a model, with all that its state depends on, and its rank."""
     alerts, asked, live = _alerts(), _asked(), _live_rollout()
-    working, newest = _working(), run.alias("newest")
+    at_work, working, newest = _at_work(), run.alias("working"), run.alias("newest")
     champion, released, due = _champion(), _released(), _due()
     newest_id = (
         sa.select(run.c.id)
@@ -283,9 +283,9 @@ def _ranked(now: datetime) -> sa.Subquery:
         .select_from(model)
         .outerjoin(newest, newest.c.id == newest_id)
     )
-    for part in (alerts, asked, live, working, champion, released, due):
+    for part in (alerts, asked, live, at_work, champion, released, due):
         query = query.outerjoin(part, part.c.model == model.c.name)
-    return query.subquery("ranked")
+    return query.outerjoin(working, working.c.id == at_work.c.id).subquery("ranked")
 
 
 def _alerts() -> sa.Subquery:
@@ -333,10 +333,14 @@ def _live_rollout() -> sa.Subquery:
     )
 
 
-def _working() -> sa.Subquery:
-    states = [RunState.QUEUED, RunState.BUILDING, RunState.TESTING]
-    newest = sa.select(sa.func.max(run.c.id)).where(run.c.state.in_(states)).group_by(run.c.model)
-    return sa.select(run.c.model, run.c.state).where(run.c.id.in_(newest)).subquery("working")
+def _at_work() -> sa.Subquery:
+    # Grouped and joined by its key: joined by the model, SQLite looks at every run of each.
+    return (
+        sa.select(run.c.model, sa.func.max(run.c.id).label("id"))
+        .where(run.c.state.in_([RunState.QUEUED, RunState.BUILDING, RunState.TESTING]))
+        .group_by(run.c.model)
+        .subquery("at_work")
+    )
 
 
 def _champion() -> sa.Subquery:

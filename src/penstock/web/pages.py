@@ -62,15 +62,17 @@ def _twins(router: APIRouter, draw: Pages) -> None:
 def _fleet(router: APIRouter, draw: Pages) -> None:
     control = draw.control
 
-    def top() -> dict[str, Any]:
+    def top(first: views.FleetPage | None = None) -> dict[str, Any]:
+        """Count the states and name who waits; `first` is the whole fleet, where it was read."""
         with control.database.read() as connection:
             counted = fleet.counts(connection, now=control.clock())
         strip = [
             (title, kind, icon, states, sum(counted.get(s, 0) for s in states.split(",")))
             for title, kind, icon, states in _STRIP
         ]
-        urgent = fleet.Filter(state=",".join(fleet.NEEDS_A_PERSON))
-        queue = views.fleet_page(control, urgent, None, most=_QUEUE)
+        first = first or views.fleet_page(control, fleet.Filter(), None, most=_QUEUE)
+        waits = sum(counted.get(state, 0) for state in fleet.NEEDS_A_PERSON)
+        queue = views.FleetPage(first.rows[: min(_QUEUE, waits)], None, waits)  # worst first
         return {"strip": strip, "queue": queue, "models": sum(counted.values())}
 
     @router.get("/")
@@ -87,7 +89,8 @@ def _fleet(router: APIRouter, draw: Pages) -> None:
         page = views.fleet_page(control, which, after)
         with control.database.read() as connection:
             teams = fleet.teams(connection)
-        told: dict[str, Any] = {"page": page, "which": which, "teams": teams, **top()}
+        whole = page if after is None and which == fleet.Filter() else None
+        told: dict[str, Any] = {"page": page, "which": which, "teams": teams, **top(whole)}
         return draw.page(
             request,
             "fleet.html",
