@@ -179,7 +179,7 @@ def test_one_class_only_is_undecided() -> None:
     result = compare("roc_auc", np.array(["no"] * 20), answers, answers, margin=0.01)
 
     assert result.verdict is Verdict.UNDECIDED
-    assert "20 rows, 0 of them of the rarer class" in result.summary
+    assert "20 rows, 0 of them of the rarer class of 10" in result.summary
 
 
 def test_a_loss_counts_the_other_way_round() -> None:

@@ -26,13 +26,13 @@ from scipy.stats import norm
 
 from penstock.check import lay
 from penstock.check.answers import Answers, class_text
-from penstock.check.paired import GROUPS_MIN, Difference, Pair, Z, mcnemar_mid_p
+from penstock.check.paired import CASES_MIN, GROUPS_MIN, Difference, Pair, Z, mcnemar_mid_p
 from penstock.check.quality import ROWS_MIN, fitting, judged_rows, number
 from penstock.check.rows import Terms
 from penstock.domain import JSON, CheckResult, Verdict
 
-SLICE_ROWS_MIN, SLICE_CASES_MIN = 100, 10
-"""Rows, and rows of each of two classes, below which a slice is not judged."""
+SLICE_ROWS_MIN = 100
+"""Rows, below which a slice is not judged."""
 _Z_POWER = 0.8416212335729143
 """Quantile .8 of the normal law: the chance to pass that `needed_rows` plans for."""
 _TABLE_REPLICATES = 500
@@ -269,7 +269,7 @@ def _evidence(pair: Pair, difference: Difference, margin: float) -> dict[str, An
 
 def _too_few(pair: Pair, margin: float) -> CheckResult:
     rows, cases, groups = len(pair.champion), pair.cases(), pair.groups()
-    of_class = "" if cases is None else f", {cases} of them of the rarer class"
+    of_class = "" if cases is None else f", {cases} of them of the rarer class of {CASES_MIN}"
     of_groups = "" if groups is None else f", in {groups} groups of {GROUPS_MIN}"
     evidence = {
         "metric": pair.metric,
@@ -323,10 +323,7 @@ def _slices(pair: Pair, margin: float, slices: Mapping[str, NDArray[Any]]) -> li
 
 
 def _large_enough(part: Pair) -> Difference | None:
-    cases = part.cases()
-    if len(part.champion) < SLICE_ROWS_MIN or (cases is not None and cases < SLICE_CASES_MIN):
-        return None
-    return part.difference()
+    return part.difference() if len(part.champion) >= SLICE_ROWS_MIN else None
 
 
 def _finite(bound: float) -> float | None:

@@ -278,7 +278,9 @@ def _first_sentence(subject: Subject, results: Sequence[CheckResult]) -> str:
     if compared is None or compared.verdict is Verdict.UNDECIDED:
         return f"Whether {version} is better than {champion}, the version in use, is not known."
     text = _FIRST_SENTENCE.get(reading, "was compared with {champion}, the version in use.")
-    return f"{version} {text.format(champion=champion)}"
+    lay: JSON = compared.evidence.get("lay") or {}
+    daily = f" That is: {lay['text']}." if lay.get("text") else ""
+    return f"{version} {text.format(champion=champion)}{daily}"
 
 
 _ISOLATION: Mapping[str, str] = {

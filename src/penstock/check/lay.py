@@ -61,8 +61,11 @@ def lay(pair: Pair, terms: Terms) -> JSON | None:
         return _nearer(pair)
     if pair.metric == "cost":
         return _cheaper(pair, terms)
+    if _silent(pair):
+        rows = f"{len(pair.champion):,} {terms.rows_are}"
+        return {"text": f"neither says yes to any of {rows}", "per": 0, "counts": []}
     counts = _counts(pair.champion, pair.challenger, terms)
-    per = _per(counts)
+    per = _per(counts, len(pair.champion))
     told = [_more(one.thing, one.found, per) for one in counts]
     text = f"of {per:,} {terms.rows_are} {'; '.join(told)}"
     return {
@@ -78,6 +81,12 @@ def lay(pair: Pair, terms: Terms) -> JSON | None:
             for one in counts
         ],
     }
+
+
+def _silent(pair: Pair) -> bool:
+    """Say whether both answer no to every row, whatever their probabilities are."""
+    both = (pair.champion, pair.challenger)
+    return pair.champion.n_classes == 2 and not any((one.prediction == 1).any() for one in both)
 
 
 def _counts(champion: Rows, challenger: Rows, terms: Terms) -> list[_Count]:
@@ -98,9 +107,11 @@ def _share(happens: Sequence[NDArray[np.bool_]], group: NDArray[np.int64] | None
     return mean_difference(-before.astype(np.float64), -now.astype(np.float64), group)
 
 
-def _per(counts: Sequence[_Count]) -> int:
+def _per(counts: Sequence[_Count], rows: int) -> int:
+    """Choose of how many rows to speak: never of many more than there were."""
     most = max(max(abs(one.found.low), abs(one.found.high)) for one in counts)
-    return next((per for per in _PER if most * per >= _READABLE), _PER[0])
+    known = [per for per in _PER if per <= max(rows, _PER[0])]
+    return next((per for per in known if most * per >= _READABLE), known[-1])
 
 
 def _more(thing: str, found: Difference, per: int) -> str:

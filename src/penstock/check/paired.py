@@ -30,6 +30,8 @@ from penstock.check.rows import Floats, Rows, delong
 Z = 1.6448536269514722
 """Quantile .95 of the normal law: one-sided bounds of 95 %."""
 REPLICATES = 2000
+CASES_MIN = 10
+"""Rows of the rarer of two classes, below which nothing is said."""
 GROUPS_MIN = 30
 """Fewer groups say too little about how groups differ: the bounds would be too narrow."""
 
@@ -215,6 +217,9 @@ class Pair:
         groups = self.groups()
         if len(self.champion) < 2 or (groups is not None and groups < GROUPS_MIN):
             return None
+        cases = self.cases()
+        if cases is not None and cases < CASES_MIN:
+            return None
         measure = self.measure
         if measure.lists is not None:
             return self._by_list()
@@ -233,8 +238,6 @@ class Pair:
     def _by_area(self) -> Difference | None:
         group = self.champion.group
         if self.metric == "roc_auc" and group is None:
-            if (self.cases() or 0) < 2:
-                return None
             labels = self.champion.truth == 1
             return auc_difference(labels, self.champion.score, self.challenger.score)
         assert self.measure.parts is not None, f"{self.metric} has no parts"
