@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from penstock.config.card import Card, read_card
+from penstock.config.card import LIMITS, USES, Card, read_card
 from penstock.domain import JSON, CheckResult, Verdict
 
 SCHEMA = "penstock.dossier/1"
+DRILL = "drill.rollback"
+"""The check that goes to the version and back, in the test environment."""
+_MOST_INPUTS = 20
 
 _MEANING = {
     "benefit": "What you gain",
@@ -33,10 +36,23 @@ _QUESTIONS = {
     "fairness": "Are groups treated alike?",
     "explain": "What does it look at?",
     "speed": "Is it fast enough?",
+    "drill": "Can we go back?",
 }
-_ORDER = ("quality", "fairness", "speed", "explain", "smoke", "adopt")
+_ORDER = ("quality", "fairness", "speed", "drill", "explain", "smoke", "adopt")
 _FOLDED = frozenset({"smoke", "sanity", "supply"})
 """What every model must do: folded away on the page where it passed."""
+_WEIGH = {
+    "quality": "How much would it cost if the worse end of the interval were true? More rows of "
+    "evaluation data would settle it.",
+    "fairness": "Who are these people, how many decisions about them are made, and what does a "
+    "wrong one cost them? A larger sample of the group would settle it.",
+    "speed": "Would callers notice? A quieter machine, or a longer measurement, would settle it.",
+    "smoke": "Would it do harm in production, or is it the way this model is meant to work?",
+    "supply": "Do the licence and the origin of what it brings along allow this use?",
+    "drill": "Could you wait that long for the version before, if this one did harm?",
+    "adopt": "Do you know and trust who trained it, and on what?",
+}
+"""What a person should think of where a check could not decide, by family."""
 _FIRST_SENTENCE = {
     "better": "is better than {champion}, the version in use.",
     "not worse": "is not worse than {champion}, the version in use.",
@@ -62,6 +78,10 @@ class Subject:
     """Number of the version in use; None for a first version."""
     data_made_by_build: bool = False
     """The evaluation data came out of the same build as the model."""
+    changed: tuple[str, ...] = ()
+    """Sentences: what it has otherwise than its champion."""
+    inputs: tuple[JSON, ...] = ()
+    """Files that training could read: ``path``, ``bytes``, ``sha256``, ``read``."""
 
 
 def dossier(
@@ -90,7 +110,8 @@ def dossier(
     JSON
         ``title``, ``lead``, ``meaning`` (three parts, each with ``text`` or ``missing``),
         ``gaps``, ``blocked`` (why it cannot be approved, or None), ``counts``, ``evidence``,
-        ``judgement`` (what only a person can end), ``groups``, ``importance``, ``identity``.
+        ``judgement`` (what only a person can end, each with what to ``weigh``), ``go_back``,
+        ``changed``, ``about``, ``inputs``, ``groups``, ``importance``, ``identity``.
     """
     meaning = _meaning(read_card(card))
     gaps = [str(part["title"]) for part in meaning if part["missing"]]
@@ -110,9 +131,20 @@ def dossier(
         "counts_text": counts_text(counts),
         "evidence": evidence_of(results),
         "judgement": [
-            {"check": result.check, "question": _question(result), "why": result.summary}
-            for result in points
+            {
+                "check": result.check,
+                "question": _question(result),
+                "why": result.summary,
+                "weigh": _WEIGH.get(_family(result), "What would happen if the answer were no?"),
+            }
+            for result in sorted(points, key=_rank)
         ],
+        "champion": subject.champion,
+        "go_back": _go_back(subject, results),
+        "changed": list(subject.changed),
+        "about": _about(read_card(card)),
+        "inputs": [dict(one) for one in subject.inputs[:_MOST_INPUTS]],
+        "inputs_in_all": len(subject.inputs),
         "groups": _groups(groups),
         "importance": _importance(importance),
         "identity": _identity(subject),
@@ -167,13 +199,34 @@ def markdown(document: JSON) -> str:
     points = cast("Sequence[JSON]", document["judgement"])
     if points:
         lines += ["", "## For your judgement", ""]
-        lines += [f"- {point['question']} {point['why']} ({point['check']})" for point in points]
+        for point in points:
+            lines.append(f"- {point['question']} {point['why']} ({point['check']})")
+            lines += [f"  {point['weigh']}"] if point.get("weigh") else []
+    lines += _told_markdown(document)
     lines += _groups_markdown(cast("JSON | None", document["groups"]))
     lines += _importance_markdown(cast("JSON | None", document["importance"]))
     lines += ["", "## Exactly what you approve", ""]
     identity = cast("JSON", document["identity"])
     lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in identity.items() if value]
     return "\n".join(lines) + "\n"
+
+
+def _told_markdown(document: JSON) -> list[str]:
+    """Write the parts in words; a dossier of an older release has none of them."""
+    lines: list[str] = []
+    if go_back := cast("JSON | None", document.get("go_back")):
+        lines += ["", "## Can we go back?", "", str(go_back["text"])]
+    if changed := cast("Sequence[str]", document.get("changed") or ()):
+        lines += ["", "## What changed since the version in use", ""]
+        lines += [f"- {one}" for one in changed]
+    for part in cast("Sequence[JSON]", document.get("about") or ()):
+        lines += ["", f"## {part['title']}", "", str(part["text"])]
+    if inputs := cast("Sequence[JSON]", document.get("inputs") or ()):
+        lines += ["", "## What it was trained on", ""]
+        lines += [f"- {one['path']}, sha256 {str(one['sha256'])[:12]}" for one in inputs]
+        if (more := int(document.get("inputs_in_all") or 0) - len(inputs)) > 0:
+            lines.append(f"- and {more} more")
+    return lines
 
 
 def _meaning(card: Card) -> list[JSON]:
@@ -183,6 +236,24 @@ def _meaning(card: Card) -> list[JSON]:
         missing = None if told else f"CARD.md says nothing here: add `{key}` to its head."
         parts.append({"key": key, "title": title, "text": told or None, "missing": missing})
     return parts
+
+
+def _go_back(subject: Subject, results: Sequence[CheckResult]) -> JSON:
+    """Say whether the version before can have its requests back, from the drill."""
+    drill = next((one for one in results if one.check == DRILL), None)
+    if drill is not None:
+        return {"verdict": drill.verdict.value, "text": drill.summary}
+    if subject.champion is None:
+        text = "There is no version before it: to take it back is to serve nothing."
+    else:
+        text = f"Going back to v{subject.champion} was not tried."
+    return {"verdict": None, "text": text}
+
+
+def _about(card: Card) -> list[JSON]:
+    """Return what the card says of use and limits, where it says anything."""
+    told = {"What it is for": card.under(*USES), "Where it must not be used": card.under(*LIMITS)}
+    return [{"title": title, "text": text} for title, text in told.items() if text]
 
 
 def _blocked(subject: Subject, gaps: Sequence[str]) -> str | None:

@@ -70,6 +70,58 @@ def since(document: JSON, version: Version, results: Sequence[CheckResult]) -> l
     ]
 
 
+def since_champion(before: Version, after: Version) -> list[str]:
+    """Say in sentences what a version has otherwise than its champion."""
+    told = [*_columns(before, after)]
+    for what, old, new in (
+        ("environment", before.lock_digest, after.lock_digest),
+        ("evaluation data", before.data_digest, after.data_digest),
+    ):
+        same = "is the same" if old == new else "is another one"
+        told.append(f"The {what} {same}.")
+    if before.artifact_digest == after.artifact_digest:
+        told.append("The model's files are the same, byte by byte.")
+    changed = sorted(_settings(before.config, after.config))
+    if changed:
+        more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+        told.append(f"penstock.toml: {'; '.join(changed[:6])}{more}.")
+    if before.card != after.card:
+        told.append("CARD.md was rewritten, or a part of it.")
+    return told
+
+
+def _columns(before: Version, after: Version) -> Iterator[str]:
+    old, new = (_named(version) for version in (before, after))
+    for words, found in (
+        ("It reads new columns", [name for name in new if name not in old]),
+        ("It no longer reads", [name for name in old if name not in new]),
+        ("It reads as another type", [n for n in new if n in old and new[n] != old[n]]),
+    ):
+        if found:
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            yield f"{words}: {', '.join(found[:8])}{more}."
+
+
+def _named(version: Version) -> dict[str, str]:
+    columns = cast("Sequence[JSON]", (version.signature or {}).get("columns") or ())
+    return {str(one["name"]): str(one.get("datatype")) for one in columns}
+
+
+def _settings(before: JSON, after: JSON, at: str = "") -> Iterator[str]:
+    for key in {*before, *after}:
+        old: Any = before.get(key)
+        new: Any = after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            parts = cast("tuple[JSON, JSON]", (old, new))
+            yield from _settings(*parts, f"{at}{key}.")
+        elif old != new:
+            yield f"{at}{key} {_short(_written(before.get(key)))} -> {_short(_written(after.get(key)))}"
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def evidence_digest(version: Version, results: Sequence[CheckResult]) -> str:
     """Return SHA-256 of all that a decision rests on: what the version is, what checks found."""
     told: dict[str, Any] = {

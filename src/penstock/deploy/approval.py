@@ -113,7 +113,7 @@ def vote(change: Change, engine: Engine, of: Approval, voter: Voter, answer: Ans
     still_asked(change, of, run)
     _sound(of, run, answer)
     _allowed(change, of, run, voter, answer)
-    own = _wrote(voter.person, run, of)
+    own = wrote(voter.person, run, of)
     said = answer.reason or ("approved by its author" if own and not voter.accounts else "")
     count = approvals.vote(change, of, Ballot(answer.yes, said, answer.in_place_of))
     if not answer.yes:
@@ -196,7 +196,7 @@ def _allowed(change: Change, of: Approval, run: Run, voter: Voter, answer: Answe
     """Refuse a yes of whoever wrote the version, by whatever way, and a vote of nobody's."""
     giver = answer.in_place_of
     for person in (voter.person, giver):
-        if person is not None and answer.yes and voter.accounts and _wrote(person, run, of):
+        if person is not None and answer.yes and voter.accounts and wrote(person, run, of):
             pushed = "pushed" if person == run.created_by else "wrote a part of"
             raise NotAllowedError(
                 "PS408",
@@ -226,7 +226,8 @@ def givers(change: Change, of: Approval, taker: str) -> list[str]:
     ]
 
 
-def _wrote(person: str, run: Run, of: Approval) -> bool:
+def wrote(person: str, run: Run, of: Approval) -> bool:
+    """Say whether a person pushed a version, or is named in a commit of it."""
     names = {run.created_by, *of.authors}
     return person.strip().casefold() in {name.strip().casefold() for name in names}
 

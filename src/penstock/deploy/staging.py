@@ -29,11 +29,18 @@ def enter(change: Change, of: Run) -> int | None:
 
 
 def leave(change: Change, of: Run, *, keep: bool, reason: str) -> None:
-    """Clear the test environment; with `keep`, leave the version there for people to try."""
+    """Clear the test environment; with `keep`, leave the version there for people to try.
+
+    The champion stays beside it then, without requests of its own: people compare the two.
+    """
     present = rollouts.deployments(
         change.connection, model_name=of.model, environment=Environment.TEST
     )
     if not any(found.number == of.number for found in present):
         return
-    places = [Place(of.number, Role.CHALLENGER, 100)] if keep else []
+    places: list[Place] = []
+    if keep:
+        others = [found for found in present if found.role is Role.CHAMPION]
+        places = [Place(of.number, Role.CHALLENGER, 100)]
+        places += [Place(other.number, Role.CHAMPION, 0) for other in others]
     rollouts.split(change, of.model, Environment.TEST, places, reason=reason)

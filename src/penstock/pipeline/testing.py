@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -183,12 +183,21 @@ def _dossier(work: Work, version: Version, results: list[CheckResult]) -> JSON:
             data_made_by_build=found is not None
             and found.config.evaluate is not None
             and found.config.evaluate.made_by_build,
+            changed=()
+            if champion is None
+            else tuple(dossier_changes.since_champion(champion, version)),
+            inputs=tuple(_inputs(work)),
         ),
         results,
         card=version.card,
         groups=_report(work, "fairness"),
         importance=_report(work, "explain"),
     )
+
+
+def _inputs(work: Work) -> Sequence[JSON]:
+    told = cast("JSON", _report(work, "inputs") or {})
+    return cast("Sequence[JSON]", told.get("files") or ())
 
 
 def _authors(work: Work, version: Version) -> tuple[str, ...]:

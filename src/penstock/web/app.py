@@ -21,6 +21,7 @@ from penstock import __version__
 from penstock.errors import NotFoundError, PenstockError, UsageError
 from penstock.web import (
     api,
+    approval_pages,
     comparing,
     drawing,
     explaining,
@@ -71,6 +72,7 @@ def create_app(control: Control) -> Access:
     app.include_router(predictions.routes(draw))
     app.include_router(serving.routes(draw))
     app.include_router(trying.routes(draw))
+    app.include_router(approval_pages.routes(draw))
     app.include_router(pages.routes(draw))
     app.mount("/static", drawing.StaticFiles())
 

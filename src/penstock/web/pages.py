@@ -18,10 +18,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from penstock.domain import JSON, ROLLOUT_ENDED, RUN_ENDED, Role, Rollout, Verdict
 from penstock.errors import PenstockError, UsageError
 from penstock.inference.gateway.examples import example_request
-from penstock.records import fleet, journal, rollouts, runs, tokens
+from penstock.records import fleet, journal, rollouts, runs
 from penstock.web import charts, live, logs, served, serving, stages, views, words
-from penstock.web.access import caller_of, require
-from penstock.web.approving import decide, decision_in
+from penstock.web.access import require
 from penstock.web.control import Control
 from penstock.web.drawing import Pages, fleet_csv
 
@@ -41,7 +40,7 @@ _LOG_LINES = 1000
 def routes(draw: Pages) -> APIRouter:
     """Return every page's route."""
     router = APIRouter(default_response_class=HTMLResponse)
-    for part in (_twins, _fleet, _model, _runs, _run_acts, _approvals, _rollouts, _others):
+    for part in (_twins, _fleet, _model, _runs, _run_acts, _rollouts, _others):
         part(router, draw)
     return router
 
@@ -309,74 +308,6 @@ def run_parts(control: Control, view: views.RunView, step: str | None) -> dict[s
         "ended": at.run.state in RUN_ENDED,
         "bad": [r for r in at.results if r.verdict == "failed"],
     }
-
-
-def _approvals(router: APIRouter, draw: Pages) -> None:
-    control = draw.control
-
-    @router.get("/approvals")
-    def listed(request: Request) -> Response:
-        require(request, "read")
-        with control.database.read() as connection:
-            found = fleet.recent_approvals(connection)
-        return draw.page(
-            request, "approvals.html", title="Approvals", nav="Approvals", approvals=found
-        )
-
-    def one(
-        request: Request, approval_id: int, fault: PenstockError | None = None, reason: str = ""
-    ) -> Response:
-        view = views.approval_view(control, approval_id)
-        require(request, "read", view.approval.model)
-        with control.database.read() as connection:
-            accounts = tokens.any_exist(connection)
-        caller = caller_of(request)
-        told: dict[str, Any] = {
-            "view": view,
-            "dossier": view.approval.dossier,
-            "accounts": accounts,
-            "own": caller.person == view.run.created_by,
-            "may": caller.may("approve", view.approval.model),
-            "fault": fault,
-            "reason": reason,
-        }
-        title = f"Approve {view.approval.model}@{view.approval.number}"
-        status = 200 if fault is None else fault.status
-        return draw.page(
-            request, "approval.html", title=title, nav="Approvals", status=status, **told
-        )
-
-    @router.get("/approvals/{approval_id}")
-    def approval(request: Request, approval_id: int) -> Response:
-        return one(request, approval_id)
-
-    @router.post("/approvals/{approval_id}")
-    async def decided(request: Request, approval_id: int) -> Response:
-        form = {key: str(value) for key, value in (await request.form()).items()}
-        return await run_in_threadpool(answer, request, approval_id, form)
-
-    def answer(request: Request, approval_id: int, form: dict[str, str]) -> Response:
-        reason = form.get("reason", "")
-        try:
-            yes = _checked(form)
-            decide(control, request, approval_id, decision_in(form), yes=yes)
-        except PenstockError as error:
-            return one(request, approval_id, error, reason)
-        return RedirectResponse(f"/approvals/{approval_id}", 303)
-
-
-def _checked(form: dict[str, str]) -> bool:
-    """Return whether the answer is yes, if the form is whole."""
-    decision = form.get("decision")
-    if decision not in {"approve", "reject"}:
-        raise UsageError("PS839", "No decision was sent.", hint="Press Approve or Reject.")
-    if decision == "approve" and not form.get("read"):
-        raise UsageError(
-            "PS839",
-            "Nobody says yes to what they have not read.",
-            hint="Tick that you have read the evidence, then press Approve again.",
-        )
-    return decision == "approve"
 
 
 def _rollouts(router: APIRouter, draw: Pages) -> None:

@@ -13,7 +13,7 @@ from penstock.build import card
 from penstock.config.card import read_card
 from penstock.domain import JSON, CheckResult, Deployment, Document, Run, Verdict, Version
 from penstock.pipeline import carding
-from penstock.records import documents, rollouts, runs
+from penstock.records import conditions, documents, rollouts, runs
 from penstock.web import markdown, reports
 from penstock.web.access import require
 from penstock.web.control import Control
@@ -139,6 +139,8 @@ def routes(draw: Pages) -> APIRouter:
         require(request, "read", name)
         view = version_view(control, name, number)
         tracking = view.reports.get("tracking", {})
+        with control.database.read() as connection:
+            unmet = conditions.of_version(connection, name, number)
         runs_of = cast("Sequence[JSON]", tracking.get("runs") or ())
         return draw.page(
             request,
@@ -147,6 +149,7 @@ def routes(draw: Pages) -> APIRouter:
             nav="Models",
             view=view,
             what_they_are=DOCUMENTS,
+            unmet=unmet,
             gaps=read_card(view.version.card).gaps,
             tracking=tracking,
             experiments=ordered(runs_of, sort),
