@@ -115,7 +115,8 @@ def _settings(before: JSON, after: JSON, at: str = "") -> Iterator[str]:
             parts = cast("tuple[JSON, JSON]", (old, new))
             yield from _settings(*parts, f"{at}{key}.")
         elif old != new:
-            yield f"{at}{key} {_short(_written(before.get(key)))} -> {_short(_written(after.get(key)))}"
+            was, now = (_short(_written(one.get(key))) for one in (before, after))
+            yield f"{at}{key} {was} -> {now}"
 
 
 def _written(value: object) -> str:
