@@ -51,7 +51,7 @@ def test_lists_are_ranked_as_scikit_learn_ranks_them() -> None:
     relevance = DRAW.integers(0, 4, 300).astype(np.float64)
     score = np.round(relevance + DRAW.normal(0, 1.5, 300), 1)  # some are equal
     lists = np.arange(300) // 12
-    expected = [
+    expected: list[float] = [
         cast("Any", metrics).ndcg_score(
             relevance[None, lists == one], score[None, lists == one], ignore_ties=False
         )
@@ -60,7 +60,7 @@ def test_lists_are_ranked_as_scikit_learn_ranks_them() -> None:
 
     found = value("ndcg", relevance, Answers(score), Terms(group=lists))
 
-    assert found == pytest.approx(float(np.mean(cast("Any", expected))), abs=1e-12)
+    assert found == pytest.approx(float(np.mean(expected)), abs=1e-12)
 
 
 def test_ten_equal_rows_of_a_customer_say_no_more_than_one() -> None:
