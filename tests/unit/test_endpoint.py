@@ -11,7 +11,7 @@ import pytest
 
 from penstock.domain import Environment
 from penstock.errors import StoppedError, UnreachableError
-from penstock.inference.asking import WorkerAnswerError
+from penstock.inference.asking import WorkerAnswerError, columns_of, to_v2
 from penstock.inference.endpoint import MAX_ROWS, Endpoint
 
 TABLE = pa.table({"age": [float(age) for age in range(450)]})
@@ -122,10 +122,19 @@ def test_without_a_number_the_split_chooses(gateway: Gateway) -> None:
 
 
 def test_one_request_is_timed(gateway: Gateway, endpoint: Endpoint) -> None:
-    seconds = endpoint.predict_one_s(TABLE, None)
+    seconds = endpoint.took_s(to_v2(TABLE.slice(0, 1), columns_of(TABLE)))
 
     assert gateway.calls[0][1] == 1
     assert 0 < seconds < 5
+
+
+def test_a_request_that_is_answered_an_error_took_no_time(
+    gateway: Gateway, endpoint: Endpoint
+) -> None:
+    gateway.refusal = {"error": "no"}
+
+    with pytest.raises(WorkerAnswerError):
+        endpoint.took_s(to_v2(TABLE.slice(0, 1), columns_of(TABLE)))
 
 
 def test_a_connection_that_went_stale_is_opened_again(

@@ -4,14 +4,11 @@ import math
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from penstock.check.speed import (
     Measured,
     SpeedLimits,
-    interleaved,
-    measure,
     percentile,
     speed_checks,
 )
@@ -123,47 +120,3 @@ def test_the_champions_numbers_stand_beside_and_decide_nothing() -> None:
     assert beside["speed.cold_start"].evidence["champion"] == 1.0
     assert beside["speed.p95"].evidence["champion"] == percentile(champion.latencies_ms, 0.95)[0]
     assert alone["speed.p95"].evidence["champion"] is None
-
-
-def test_requests_carry_one_row_each_and_all_rows_in_turn() -> None:
-    sent: list[int] = []
-
-    def ask_one(row: pa.Table) -> float:
-        assert row.num_rows == 1
-        sent.append(row.column("x").to_pylist()[0])
-        return 0.002
-
-    taken = measure(ask_one, pa.table({"x": [0, 1, 2]}), requests=7)
-
-    assert taken.tolist() == [2.0] * 7
-    assert sent[-7:] == [0, 1, 2, 0, 1, 2, 0]
-
-
-def test_the_first_answers_are_not_measured() -> None:
-    calls: list[int] = []
-
-    def ask_one(row: pa.Table) -> float:
-        calls.append(1)
-        return 9.0 if len(calls) <= 5 else 0.001
-
-    taken = measure(ask_one, pa.table({"x": list(range(10))}), requests=20)
-
-    assert taken.max() == 1.0
-
-
-def test_versions_are_asked_in_turn() -> None:
-    order: list[str] = []
-
-    def version(name: str, seconds: float) -> Any:
-        def ask_one(row: pa.Table) -> float:
-            order.append(name)
-            return seconds
-
-        return ask_one
-
-    mine, theirs = interleaved(
-        [version("a", 0.001), version("b", 0.003)], pa.table({"x": [1]}), requests=50
-    )
-
-    assert order[-100:] == ["a", "b"] * 50
-    assert (mine.mean(), theirs.mean()) == (1.0, 3.0)

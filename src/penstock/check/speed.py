@@ -8,11 +8,9 @@ of the sorted latencies hold it, whatever the shape of the latencies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import binom
 
@@ -21,9 +19,6 @@ from penstock.domain import CheckResult, Verdict
 MIN_REQUESTS = 50
 _ALPHA = 0.05
 """One-sided: what is called too slow is so with 95 %, and what is called fast enough too."""
-
-AskOne = Callable[[pa.Table], float]
-"""Send one row; return the seconds until its answer."""
 
 QUESTIONS = {
     "speed.p50": "Is it fast as a rule?",
@@ -40,7 +35,7 @@ class Measured:
     latencies_ms: NDArray[np.float64]
     """One per request of one row, as a caller sees them, in the order sent."""
     rss_mb: float | None = None
-    """Resident memory of its worker after the requests; None = not known."""
+    """Most resident memory of its worker seen under the requests; None = not known."""
     cold_start_s: float | None = None
     """From the worker's start to its being ready; None = not known."""
 
@@ -55,35 +50,12 @@ class SpeedLimits:
     cold_start_s: float | None = None
 
 
-def measure(ask_one: AskOne, rows: pa.Table, requests: int = 200) -> NDArray[np.float64]:
-    """Send requests of one row, one after another, and return their latencies in ms."""
-    return interleaved([ask_one], rows, requests)[0]
-
-
-def interleaved(
-    versions: Sequence[AskOne], rows: pa.Table, requests: int = 200
-) -> list[NDArray[np.float64]]:
-    """Measure several versions in turn, request by request, so that noise hits all alike.
-
-    A few unmeasured requests come first: the first answer of a model is not like the others.
-    """
-    singles = [rows.slice(index, 1) for index in range(min(rows.num_rows, requests))]
-    for ask_one in versions:
-        for row in singles[:5]:
-            ask_one(row)
-    taken: list[list[float]] = [[] for _ in versions]
-    for index in range(requests):
-        for ask_one, latencies in zip(versions, taken, strict=True):
-            latencies.append(ask_one(singles[index % len(singles)]) * 1000)
-    return [np.array(latencies) for latencies in taken]
-
-
 def speed_checks(
     measured: Measured, limits: SpeedLimits, *, champion: Measured | None = None
 ) -> list[CheckResult]:
     """Judge p50, p95, memory and cold start; what has no limit is reported and passes.
 
-    The champion's numbers are shown beside, no verdict rests on them.
+    The champion's numbers are shown beside; `speed_ratio` judges them.
     """
     both = (measured, champion)
     return [

@@ -20,7 +20,6 @@ from penstock.config.schema import (
     ModelConfig,
     Monitor,
     OwnCheck,
-    Speed,
 )
 from penstock.config.server import (
     DataSettings,
@@ -30,6 +29,7 @@ from penstock.config.server import (
     server_settings,
     state_home,
 )
+from penstock.config.speed import Speed
 
 __all__ = [
     "METRICS",

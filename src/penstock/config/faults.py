@@ -19,7 +19,6 @@ M = TypeVar("M", bound=BaseModel)
 
 NOT_YET: Mapping[Key, str] = {
     ("retrain",): "a push is the only way to start a run as yet",
-    ("speed", "min_rps"): "throughput has no check of its own as yet",
 }
 """Words that the full schema has and this version has not, and why."""
 

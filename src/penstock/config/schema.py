@@ -43,6 +43,7 @@ from penstock.config.rules import (
     wrong,
 )
 from penstock.config.serving import Serving
+from penstock.config.speed import Speed
 
 MODEL_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 """The same pattern as in `domain`, which this module may not import; a test compares them."""
@@ -239,22 +240,6 @@ class Explain(Block):
     """Only these columns are explained; else all, with curves of the ones that matter most."""
     examples: bool = True
     """False: no single row of the evaluation data is shown."""
-
-
-class Speed(Block):
-    """What a version may take. Without limits it is a report, not a gate."""
-
-    p50_ms: Positive | None = None
-    p95_ms: Positive | None = None
-    max_memory_mb: Positive | None = None
-    cold_start_s: Positive | None = None
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        if self.p50_ms is not None and self.p95_ms is not None and self.p50_ms > self.p95_ms:
-            reason = f"{self.p50_ms:g} ms is above p95_ms, {self.p95_ms:g} ms."
-            refuse([clash(reason, "Set p50_ms at or below p95_ms.", "p50_ms")])
-        return self
 
 
 class Monitor(Block):

@@ -72,12 +72,21 @@ class Endpoint:
         bodies = chunks(table, signature, max_rows=MAX_ROWS)
         return merged([self._infer(body) for _, body in bodies])
 
-    def predict_one_s(self, table: pa.Table, signature: JSON | None) -> float:
-        """Return how long a request with the first row of `table` took, in seconds."""
-        ((_, body),) = chunks(table.slice(0, 1), signature, max_rows=1)
+    def took_s(self, body: bytes) -> float:
+        """Return how long a request with an Open Inference Protocol body took, in seconds.
+
+        Raises
+        ------
+        WorkerAnswerError
+            The gateway or the version answered an error.
+        UnreachableError
+            PS559: the gateway does not answer.
+        """
         began_s = time.perf_counter()
-        self._infer(body)
-        return time.perf_counter() - began_s
+        status, reply = self._request("POST", f"{self._path}/infer", body)
+        took_s = time.perf_counter() - began_s
+        told_by(status, reply)
+        return took_s
 
     def ready(self) -> bool:
         """Say whether the version answers now; False as well while the gateway is away."""

@@ -190,6 +190,32 @@ class PredictionTable:
             values["limit"] = wanted.limit
             return connection.sql(query, params=values).to_arrow_table()
 
+    def sample(self, since: datetime, until: datetime, *, number: int, rows: int) -> pa.Table:
+        """Return what callers asked a version and had answered, evenly over time, oldest first.
+
+        Returns
+        -------
+        pa.Table
+            ``ts``, ``prediction_id`` and the inputs, ``x_<name>``; at most `rows` rows.
+        """
+        if not self._files:
+            return pa.table({"ts": [], "prediction_id": []})
+        values: dict[str, Any] = Window(since, until, number).parameters()
+        with self._log() as (connection, columns):
+            counted = connection.sql(_ANSWERED, params=values).to_arrow_table().to_pylist()
+            every = max(-(-int(counted[0]["answered"]) // rows), 1)
+            asked_for = [c for c in columns if c.startswith(FEATURE_PREFIX)]
+            listed = ", ".join(map(quoted, ["ts", "prediction_id", *asked_for]))
+            numbered = (  # S608: names are quoted, the rest is literal
+                f"select {listed}, row_number() over (order by ts, prediction_id) - 1 as place "  # noqa: S608
+                f"from log where {_ANSWERS}"
+            )
+            query = (
+                f"select {listed} from ({numbered}) where place % $every = 0 "  # noqa: S608
+                "order by place"
+            )
+            return connection.sql(query, params={**values, "every": every}).to_arrow_table()
+
     def _ask(
         self,
         query: str | None,

@@ -7,33 +7,26 @@ Both answer the same rows through that endpoint; what is judged here is what wil
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-import pyarrow as pa
-
 from penstock.build import checkout
-from penstock.check import dossier, dossier_changes, gate, speed
-from penstock.check.evaluation import Evaluation
+from penstock.check import dossier, dossier_changes, gate
 from penstock.deploy import approval, promotion, rollout, staging
 from penstock.domain import JSON, CheckResult, Environment, RunState, Version
-from penstock.errors import StoppedError
-from penstock.inference.endpoint import Endpoint
-from penstock.pipeline import carding, judging
-from penstock.pipeline.contests import can_ask, contest
-from penstock.pipeline.tools import Work, reasons, worst
+from penstock.pipeline import carding, judging, measuring, replaying
+from penstock.pipeline.contests import contest
+from penstock.pipeline.tools import Work
 from penstock.records import rollouts, runs
 
 READY_S = 120.0
-SPEED_REQUESTS = 200
 
 
 async def test(work: Work) -> None:
     """Do the stage, up to the question to people; what follows is `decide`."""
     await work.step("deploy", lambda: deploy(work))
     await work.step("quality", lambda: judging.judge_quality(work))
-    await work.step("speed", lambda: judge_speed(work))
+    await work.step("speed", lambda: speed(work))
     await work.durable("card", partial(carding.keep, work))
 
 
@@ -50,74 +43,13 @@ def deploy(work: Work) -> JSON:
     return {"reason": f"answers in the test environment{beside}", "champion": champion}
 
 
-def judge_speed(work: Work) -> JSON:
-    """Measure latency, memory and cold start in the test environment."""
-    found = contest(work)
-    if found is None:
-        return {"state": "skipped", "reason": "no [evaluate]: no rows to send"}
-    versions = [found.version]
-    if found.champion is not None and can_ask(found.champion, found.evaluation):
-        versions.append(found.champion)
-    mine, *others = _measure(work, versions, found.evaluation)
-    stated = found.config.speed
-    results = speed.speed_checks(
-        mine,
-        speed.SpeedLimits(
-            p50_ms=stated.p50_ms,
-            p95_ms=stated.p95_ms,
-            memory_mb=stated.max_memory_mb,
-            cold_start_s=stated.cold_start_s,
-        ),
-        champion=others[0] if others else None,
-    )
-    work.keep(results)
-    return {"state": worst(results), "reason": reasons(results)}
-
-
-def _measure(
-    work: Work, versions: Sequence[Version], evaluation: Evaluation
-) -> list[speed.Measured]:
-    """Send rows to the versions in turn, so that noise of the machine hits all alike."""
-    endpoints = [
-        work.tools.endpoint(version.model, version.number, Environment.TEST)
-        for version in versions
-    ]
-    asks = [
-        partial(_one_s, endpoint, version)
-        for endpoint, version in zip(endpoints, versions, strict=True)
-    ]
-    latencies = speed.interleaved(asks, evaluation.features, SPEED_REQUESTS)
-    workers = {
-        one["number"]: one
-        for one in endpoints[0].workers()
-        if one["model"] == work.run.model and one["environment"] == Environment.TEST
-    }
-    for endpoint in endpoints:
-        endpoint.close()
-    gone = [str(version) for version in versions if version.number not in workers]
-    if gone:
-        raise StoppedError(
-            "PS340",
-            f"{', '.join(gone)} left the test environment while it was measured.",
-            hint="Try again: penstock retry.",
-        )
-    return [
-        speed.Measured(
-            latencies_ms=taken,
-            rss_mb=_mb(workers[version.number]["rss_bytes"]),
-            cold_start_s=workers[version.number]["cold_start_s"],
-        )
-        for version, taken in zip(versions, latencies, strict=True)
-    ]
-
-
-def _one_s(endpoint: Endpoint, version: Version, row: pa.Table) -> float:
-    names = [str(column["name"]) for column in (version.signature or {"columns": []})["columns"]]
-    return endpoint.predict_one_s(row.select(names), version.signature)
-
-
-def _mb(rss_bytes: float | None) -> float | None:
-    return None if rss_bytes is None else rss_bytes / 2**20
+def speed(work: Work) -> JSON:
+    """Measure, and replay what production was asked."""
+    measured, replayed = measuring.judge_speed(work), replaying.replay(work)
+    if replayed["state"] == "skipped":
+        return measured
+    state = replayed["state"] if measured["state"] == "skipped" else measured["state"]
+    return {"state": state, "reason": f"{measured['reason']}; replay: {replayed['reason']}"}
 
 
 def decide(work: Work) -> None:

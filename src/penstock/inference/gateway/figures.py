@@ -56,7 +56,8 @@ class Figures:
         -------
         dict
             ``requests`` and ``errors`` (counts), ``p50_ms`` and ``p95_ms`` (upper ends of 12 %
-            wide bins, None without requests), ``rates`` (requests a second, by 5 s, oldest
+            wide bins, None without requests), ``now`` (requests and p95_ms of the last 5 to 10
+            seconds), ``rates`` (requests a second, by 5 s, oldest
             first, without the slot that still runs), ``latencies`` (p50 and p95 in ms by 20 s,
             oldest first, None where nobody asked).
         """
@@ -68,11 +69,13 @@ class Figures:
             groups.setdefault((one.number - last + SLOTS) // GROUP, []).append(one)
         summed = {place: _summed([one.bins for one in of]) for place, of in groups.items()}
         bins = _summed(list(summed.values()))
+        lately = _summed([one.bins for one in slots if last - one.number <= 1])
         return {
             "requests": sum(bins),
             "errors": sum(one.errors for one in slots),
             "p50_ms": _quantile(bins, 0.50),
             "p95_ms": _quantile(bins, 0.95),
+            "now": {"requests": sum(lately), "p95_ms": _quantile(lately, 0.95)},
             "rates": [by_number.get(n, 0) / SLOT_S for n in range(last - SLOTS, last)],
             "latencies": [_latency(summed.get(place)) for place in range(SLOTS // GROUP)],
         }
