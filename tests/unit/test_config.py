@@ -265,7 +265,7 @@ name = "x"
         (model('[canary]\nredraw = "hour"'), ("PS016", 4, "canary.redraw", None)),
         (model("[canary]\np_max_slow = 1"), ("PS015", 4, "canary.p_max_slow", None)),
         (model("[speed]\np50_ms = 9\np95_ms = 5"), ("PS016", 4, "speed.p50_ms", None)),
-        (model("[speed]\nmin_rps = 9"), ("PS017", 4, "speed.min_rps", None)),
+        (model("[speed]\nmargin = 0.9"), ("PS015", 4, "speed.margin", None)),
         (model("[quality]\nmargin = nan"), ("PS014", 4, "quality.margin", None)),
         (model('[quality]\nprimary = "auc"'), ("PS015", 4, "quality.primary", None)),
         (model("[fairness]\nmax = 0.1"), ("PS016", 4, "fairness.max", None)),

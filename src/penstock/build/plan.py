@@ -129,7 +129,7 @@ def _test(config: ModelConfig, beside: str | None) -> list[PlannedStep]:
     return [
         PlannedStep("test", "deploy", where),
         PlannedStep("test", "quality", _quality(config, beside), undecided),
-        PlannedStep("test", "speed", _speed(config)),
+        PlannedStep("test", "speed", _speed(config, beside)),
         PlannedStep("test", "approve", approve),
     ]
 
@@ -150,7 +150,7 @@ def _quality(config: ModelConfig, beside: str | None) -> str:
     return "; ".join(parts)
 
 
-def _speed(config: ModelConfig) -> str:
+def _speed(config: ModelConfig, beside: str | None) -> str:
     speed = config.speed
     limits = (
         ("p50", speed.p50_ms, "ms"),
@@ -159,6 +159,14 @@ def _speed(config: ModelConfig) -> str:
         ("cold start", speed.cold_start_s, "s"),
     )
     parts = [f"{name} <= {value:g} {unit}" for name, value, unit in limits if value is not None]
+    if speed.min_rps is not None:
+        parts.append(f"throughput >= {speed.min_rps:g} requests/s")
+    if beside is not None:
+        parts.append(
+            "a person judges what takes over 1.5 times as long as @champion"
+            if speed.margin is None
+            else f"at most {speed.margin:g} times as long as @champion"
+        )
     return "; ".join(parts) or "report, no limits"
 
 

@@ -28,9 +28,9 @@ from scipy.stats import t
 
 from penstock.domain import CheckResult, Verdict
 
-BLOCKS = 20
+BLOCKS = 10
 PAIRS_MIN = 200
-"""Ten a block: the median of fewer is not yet well behaved."""
+"""Twenty a block: what remembers from pair to pair has mostly forgotten by the next block."""
 MARGIN = 1.2
 """How many times as long as the champion is still "not slower", unless the project says."""
 _ALPHA = 0.05
