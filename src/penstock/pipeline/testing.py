@@ -7,6 +7,7 @@ Both answer the same rows through that endpoint; what is judged here is what wil
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
