@@ -11,6 +11,7 @@ factors multiply over batches, and a fixed mixture over rho of the products is a
 under the null its expectation never exceeds 1, so the chance that it *ever* reaches 1/alpha is
 at most alpha (Ville). It holds where each request is drawn for itself; with sticky routing it
 does not. A batch without events, or with one arm empty, is no evidence: its factor is 1.
+For customers there is `keytest`.
 
 References: R. A. Fisher, *J. R. Statist. Soc.* 98, 1935; A. Ramdas et al., *Statistical
 Science* 38, 2023 (e-processes).
@@ -34,28 +35,30 @@ HARM_ODDS, SAFE_ODDS = 1.1, 1.5
 _POINTS = 24
 
 
-def _log_sum(values: Floats) -> Floats:
+def log_sum(values: Floats) -> Floats:
     """Return the log of the sum of the exponentials along the last axis."""
     most = values.max(axis=-1, keepdims=True)
     summed = np.exp(values - most).sum(axis=-1)
     return cast("Floats", np.log(summed) + most[..., 0])
 
 
-def _mixture(low: float, high: float, sd: float, *, peak: int) -> tuple[Floats, Floats]:
+def mixture(
+    low: float, high: float, sd: float, *, peak: int, points: int = _POINTS
+) -> tuple[Floats, Floats]:
     """Lay midpoints of log (low, high) and log weights that fall off from the null's end.
 
     `peak` is 0 where the null lies at the low end and -1 where at the high. The weights sum to
     1 and never change: that they are fixed beforehand is what makes the mixture valid.
     """
     span = math.log(high) - math.log(low)
-    points = math.log(low) + (np.arange(_POINTS) + 0.5) / _POINTS * span
-    weights = -np.square(points - points[peak]) / (2 * sd**2)
-    return points, weights - _log_sum(weights)
+    logs = math.log(low) + (np.arange(points) + 0.5) / points * span
+    weights = -np.square(logs - logs[peak]) / (2 * sd**2)
+    return logs, weights - log_sum(weights)
 
 
-_HARM, _HARM_WEIGHTS = _mixture(HARM_ODDS, 20.0, 1.0, peak=0)
-_SAFE, _SAFE_WEIGHTS = _mixture(0.2, SAFE_ODDS, 0.7, peak=-1)
-_BELOW, _BELOW_WEIGHTS = _mixture(0.05, 1.0, 1.0, peak=-1)
+_HARM, _HARM_WEIGHTS = mixture(HARM_ODDS, 20.0, 1.0, peak=0)
+_SAFE, _SAFE_WEIGHTS = mixture(0.2, SAFE_ODDS, 0.7, peak=-1)
+BELOW, BELOW_WEIGHTS = mixture(0.05, 1.0, 1.0, peak=-1)
 """Alternatives of the absolute bound, as a fraction of p_max."""
 _LOG_HARM_NULL, _LOG_SAFE_NULL = math.log(HARM_ODDS), math.log(SAFE_ODDS)
 _LOG_RHO = np.r_[_LOG_HARM_NULL, _LOG_SAFE_NULL, _HARM, _SAFE]
@@ -76,7 +79,7 @@ def _normalisers(n_c: int, n_b: int, events: int) -> Floats:
     x = np.arange(max(0, events - n_b), min(n_c, events) + 1, dtype=np.float64)
     log_weight = _log_choose(n_c, x) + _log_choose(n_b, events - x)
     log_weight -= log_weight.max()
-    log_z = _log_sum(log_weight[None, :] + _LOG_RHO[:, None] * x[None, :])
+    log_z = log_sum(log_weight[None, :] + _LOG_RHO[:, None] * x[None, :])
     return np.r_[log_z[2 : 2 + _POINTS] - log_z[0], log_z[2 + _POINTS :] - log_z[1]]
 
 
@@ -101,8 +104,8 @@ class Counts:
         x[telling, 0] = self.x[telling]
         steps = np.r_[_HARM - _LOG_HARM_NULL, _SAFE - _LOG_SAFE_NULL] * x - log_z
         summed = np.cumsum(steps, axis=0)
-        harm = _log_sum(_HARM_WEIGHTS + summed[:, :_POINTS])
-        return harm, _log_sum(_SAFE_WEIGHTS + summed[:, _POINTS:])
+        harm = log_sum(_HARM_WEIGHTS + summed[:, :_POINTS])
+        return harm, log_sum(_SAFE_WEIGHTS + summed[:, _POINTS:])
 
     def expected(self) -> float:
         """Sum what the challenger's part of the events would be at equal odds."""
@@ -112,7 +115,7 @@ class Counts:
 
 def log_e_absolute(events: Floats, requests: Floats, p_max: float) -> Floats:
     """Return log e against "the rate is at least `p_max`", for each pair of totals."""
-    p = p_max * np.exp(_BELOW)
+    p = p_max * np.exp(BELOW)
     bad, good = np.log(p / p_max), np.log((1 - p) / (1 - p_max))
     gains = events[:, None] * bad + (requests - events)[:, None] * good
-    return _log_sum(_BELOW_WEIGHTS + gains)
+    return log_sum(BELOW_WEIGHTS + gains)
