@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from penstock.deploy.customers import ArmCounts, Customers
 from penstock.deploy.etest import Counts, log_e_absolute
 from penstock.deploy.planning import (
     LOG_HARM,
@@ -38,26 +39,13 @@ AWAY = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class ArmCounts:
-    """What one arm did in one batch."""
-
-    requests: int
-    errors: int
-    slow: int
-    """Slower than a threshold that was fixed before the canary."""
-
-    def __post_init__(self) -> None:
-        for events in (self.errors, self.slow):
-            assert 0 <= events <= self.requests, f"impossible counts: {self}"
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """A closed window of time with one constant share; each of its requests has ended."""
 
     challenger: ArmCounts
     champion: ArmCounts
     """What it is compared with: of the champion the arm that `compared` chose."""
+    customers: Customers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +69,11 @@ class MetricJudgement:
     needs_requests: int | None
     """About how many more challenger requests would prove it safe, if all goes on like this;
     0 when it is decided, None when no number would."""
+    steady: bool = True
+    """False when harm is proven only with the two worst windows of five minutes: a stall of the
+    challenger's worker may be all there is."""
+    independent: int | None = None
+    """Where customers are drawn: the challenger's requests, counted like independent ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +86,8 @@ class Judgement:
     sentence: str
     needs: str
     """What is missing for a verdict, as a sentence; empty when there is one."""
+    burst: bool = False
+    """Whether the challenger should rest: harm is proven, but only with its worst moments."""
 
     def results(self) -> list[CheckResult]:
         """Return the metrics as checks, ``canary.errors`` and ``canary.slow``."""
@@ -134,17 +129,35 @@ def judge(
         Failed: harm is proven on a metric. Passed: each metric is proven safe. Undecided: see
         `needs`.
     """
+    customers = next((one.customers for one in reversed(batches) if one.customers), None)
     found: dict[str, MetricJudgement] = {}
     for name, p_max in zip(METRICS, (p_max_errors, p_max_slow), strict=True):
         assert 0 < p_max < 1, f"p_max of {name} must lie between 0 and 1, not {p_max}"
-        found[name] = _judge_metric(_counts(batches, name), p_max)
+        found[name] = (
+            _judge_metric(_counts(batches, name), p_max)
+            if customers is None
+            else _judge_customers(batches, name, p_max)
+        )
     verdicts = {one.verdict for one in found.values()}
     verdict = Verdict.UNDECIDED
     if Verdict.FAILED in verdicts:
         verdict = Verdict.FAILED
     elif verdicts == {Verdict.PASSED}:
         verdict = Verdict.PASSED
-    return Judgement(verdict, found, _sentence(verdict, found), _needs(verdict, found))
+    burst = verdict is not Verdict.FAILED and not all(one.steady for one in found.values())
+    needs = _needs(verdict, found)
+    if customers is not None and verdict is not Verdict.FAILED:
+        if (broken := customers.misrouted()) is not None:
+            verdict, needs = Verdict.UNDECIDED, broken
+        elif verdict is Verdict.UNDECIDED:
+            needs = customers.needs(
+                {
+                    name: (_WORDS[name][1], one.log_e_absolute / LOG_SAFE)
+                    for name, one in found.items()
+                    if one.verdict is Verdict.UNDECIDED
+                }
+            )
+    return Judgement(verdict, found, _sentence(verdict, found, customers), needs, burst)
 
 
 def compared(
@@ -167,10 +180,13 @@ def compared(
     drawn = control.requests + challenger.requests
     if special.bdtr(control.requests, drawn, 0.5) >= AWAY:
         return "control", control
-    return "both", ArmCounts(
-        champion.requests + control.requests,
-        champion.errors + control.errors,
-        champion.slow + control.slow,
+    return "both", both(champion, control)
+
+
+def both(one: ArmCounts, other: ArmCounts) -> ArmCounts:
+    """Return what two arms did together."""
+    return ArmCounts(
+        one.requests + other.requests, one.errors + other.errors, one.slow + other.slow
     )
 
 
@@ -184,6 +200,52 @@ def may_step(
     """
     seen = sum(batch.challenger.requests for batch in batches_at_this_share)
     return seen >= requests_min
+
+
+def _judge_customers(batches: Sequence[Batch], name: str, p_max: float) -> MetricJudgement:
+    """Judge one metric where customers are drawn; who has no key is drawn by request.
+
+    The draws of the two are independent, so their e-values multiply.
+    """
+    alone = _counts(
+        [
+            Batch(one.customers.challenger, one.customers.champion)
+            for one in batches
+            if one.customers
+        ],
+        name,
+    )
+    told = [one.customers.metrics[name] for one in batches if one.customers]
+    own_harm, own_safe = alone.log_e()
+    bad, answered = np.cumsum(alone.x), np.cumsum(alone.n_c)
+    own_rare = log_e_absolute(bad.astype(np.float64), answered.astype(np.float64), p_max)
+    harm = own_harm + [one.log_e_harm for one in told]
+    steady = own_harm + [one.log_e_harm_steady for one in told]
+    safe = own_safe + [one.log_e_safe for one in told]
+    rare = own_rare + [one.log_e_rare for one in told]
+    verdict = Verdict.UNDECIDED
+    if ((harm >= LOG_HARM) & (steady >= LOG_HARM)).any():
+        verdict = Verdict.FAILED
+    elif (safe >= LOG_SAFE).any() or (rare >= LOG_SAFE).any():
+        verdict = Verdict.PASSED
+    all_ = _counts(batches, name)
+    last, events, requests = told[-1], int(all_.x.sum()), int(all_.n_c.sum())
+    part = last.effective / last.usual if last.usual else 1.0
+    return MetricJudgement(
+        verdict,
+        float(min(harm[-1], steady[-1])),
+        float(safe[-1]),
+        float(rare[-1]),
+        events,
+        requests,
+        int(all_.events.sum()) - events,
+        int(all_.n_b.sum()),
+        last.expected + alone.expected(),
+        p_max,
+        0 if verdict is not Verdict.UNDECIDED else None,
+        steady=bool(harm[-1] < LOG_HARM or steady[-1] >= LOG_HARM),
+        independent=round(part * (requests - answered[-1]) + answered[-1]),
+    )
 
 
 def _counts(batches: Sequence[Batch], metric: str) -> Counts:
@@ -263,10 +325,18 @@ def _percent(events: int, requests: int) -> str:
     return f"{100 * events / max(requests, 1):.2g} %"
 
 
-def _sentence(verdict: Verdict, metrics: Mapping[str, MetricJudgement]) -> str:
+def _sentence(
+    verdict: Verdict,
+    metrics: Mapping[str, MetricJudgement],
+    customers: Customers | None = None,
+) -> str:
     requests = metrics["errors"].requests
     parts = [_part(name, one) for name, one in metrics.items()]
-    told = f"After {requests:,} challenger requests: {' and '.join(parts)}."
+    of = ""
+    if customers is not None:
+        alike = min(one.independent or 0 for one in metrics.values())
+        of = f" of {customers.named()}, counted like {alike:,} independent ones"
+    told = f"After {requests:,} challenger requests{of}: {' and '.join(parts)}."
     if verdict is Verdict.FAILED:
         harmed = [n for n, one in metrics.items() if one.verdict is Verdict.FAILED]
         words = " and ".join(_WORDS[name][1] for name in harmed)

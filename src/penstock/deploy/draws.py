@@ -177,4 +177,7 @@ class Draw:
             float(np.sum(met.units * met.expected / (1 + met.expected * kappa))),
             float(np.sum(met.units * met.expected)),
             kappa,
+            len(self.unit),
+            int(on.sum()),
+            int(self.answered.sum()),
         )

@@ -39,6 +39,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from penstock.deploy.etest import (
     BELOW,
@@ -196,6 +197,11 @@ class Wagers:
     usual: float
     """Events of both arms, an event on the challenger counting 1/c."""
     kappa: float
+    units: int
+    """Of both arms."""
+    on: int
+    answered: int
+    """Units that the challenger did answer."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON."""
@@ -221,7 +227,12 @@ class Evidence:
     log_e_rare: float
     expected: float
     effective: float
+    """Events of both arms, counted like independent ones."""
     usual: float
+    """Events of both arms."""
+    most: float | None
+    """What `effective` cannot exceed with these customers, however long they are watched; None
+    where it can exceed all, for they do not differ."""
 
 
 def together(draws: Sequence[Wagers], settled: Sequence[Wagers] | None = None) -> Evidence:
@@ -244,6 +255,8 @@ def together(draws: Sequence[Wagers], settled: Sequence[Wagers] | None = None) -
     steady = sum((cast("Floats", one.harm[gone[i]]) for i, one in enumerate(draws)), none)
     safe = sum((one.safe for one in settled), none)
     rare = sum((one.rare for one in settled), np.zeros(len(BELOW)))
+    limits = [one.units / one.kappa for one in draws if one.kappa > _NONE]
+    most = sum(limits) if len(limits) == len(draws) else None
     return Evidence(
         mixed(HARM, harm),
         mixed(HARM, steady),
@@ -252,17 +265,26 @@ def together(draws: Sequence[Wagers], settled: Sequence[Wagers] | None = None) -
         sum(one.expected for one in draws),
         sum(one.effective for one in draws),
         sum(one.usual for one in draws),
+        most,
     )
 
 
-def routing_p(chance: Sequence[float], units: Sequence[int], on: Sequence[int]) -> float:
-    """Return how likely so many or fewer, or so many or more units on the challenger are.
+def routing_p(draws: Sequence[tuple[float, int, int]]) -> float:
+    """Return how likely so few or so many units on the challenger are, two-sided.
 
-    Two-sided, of the number over all draws; by the normal law with a continuity correction.
+    Parameters
+    ----------
+    draws
+        Chance, number of units, and how many of them the challenger answered, for each draw.
+
+    Returns
+    -------
+    float
+        By the binomial law with the mean chance: wider than the true one, so it errs towards 1.
     """
-    w, n = np.asarray(chance, dtype=np.float64), np.asarray(units, dtype=np.float64)
-    variance = float(np.sum(n * w * (1 - w)))
-    if variance <= 0:
+    units, on = sum(n for _, n, _ in draws), sum(k for _, _, k in draws)
+    if not units:
         return 1.0
-    gap = max(0.0, abs(float(sum(on)) - float(np.sum(n * w))) - 0.5)
-    return math.erfc(gap / math.sqrt(2 * variance))
+    chance = sum(w * n for w, n, _ in draws) / units
+    tails = special.bdtr(on, units, chance), special.bdtrc(on - 1, units, chance)
+    return min(1.0, 2 * float(min(tails)))

@@ -56,6 +56,22 @@ def _requests_by_odds(counts: Counts) -> int | None:
     return max(math.ceil(needed - n_c), STEP_REQUESTS_MIN)
 
 
+def events_needed(share: float, ratio: float = 1.0) -> float:
+    """Count the independent events of both arms that decide where customers are drawn.
+
+    Parameters
+    ----------
+    share
+        The challenger's, 0 to 1 exclusive.
+    ratio
+        Of the challenger's rate to the champion's: up to 1 it passes, from 2 on it fails.
+    """
+    null, reached = (SAFE_ODDS, LOG_SAFE) if ratio < SAFE_ODDS else (HARM_ODDS, LOG_HARM)
+    theta, under = (share * r / (share * r + 1 - share) for r in (ratio, null))
+    nats = theta * math.log(theta / under) + (1 - theta) * math.log((1 - theta) / (1 - under))
+    return (reached + _MIXTURE_COST) / nats
+
+
 _MIXTURE_COST = 2.0
 """Nats that the mixture over odds ratios costs, about."""
 

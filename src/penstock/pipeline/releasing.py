@@ -7,16 +7,17 @@ decides in one transaction. Nothing runs between two looks.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.deploy import places, rollout
-from penstock.deploy.canary import ArmCounts, Batch, Judgement, compared, judge
+from penstock.deploy.canary import ArmCounts, Batch, Customers, Judgement, both, compared, judge
 from penstock.deploy.proposing import Here
 from penstock.deploy.ways import Traffic
 from penstock.domain import (
     JSON,
     CheckResult,
+    Deployment,
     Environment,
     Role,
     Rollout,
@@ -26,9 +27,11 @@ from penstock.domain import (
 )
 from penstock.errors import PenstockError
 from penstock.inference.endpoint import READY_EVERY_S, Endpoint
-from penstock.inference.prediction_log.counting import ArmCount
+from penstock.inference.gateway.sticky import HOUR_US
+from penstock.inference.prediction_log.counting import ArmCount, CustomerCounts
+from penstock.pipeline.customers import take
 from penstock.pipeline.tools import Tools
-from penstock.records import rollouts, runs
+from penstock.records import draws, rollouts, runs
 
 LOOKED_AT = frozenset({RolloutState.SHADOW, RolloutState.CANARY})
 READY_S = 120.0
@@ -149,22 +152,40 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
     since = int(before[-1]["until_us"]) if before else int(of.started_at.timestamp() * 1e6)
     until = max(since, arms.watermark() or 0)
     # Requests drawn under another split belong to another batch: the share must be constant.
-    counts = arms.count(
-        since_us=since,
-        until_us=until,
-        slow_ms=float(of.settings["slow_ms"]),
-        generations=[challenger.generation],
-    )
+    of_batch: dict[str, Any] = {
+        "since_us": since,
+        "until_us": until,
+        "slow_ms": float(of.settings["slow_ms"]),
+        "generations": [challenger.generation],
+    }
+    counts = arms.count(**of_batch)
+    told = _told(counts, own)
+    rows: CustomerCounts | None = None
+    if challenger.key is not None and challenger.role is Role.CHALLENGER:
+        told["alone"] = _told(arms.count(**of_batch, alone=True), own)
+        told["against"] = "both" if Role.CONTROL in own else "champion"
+        rows = arms.customers(**of_batch, draw_us=HOUR_US if challenger.redraw else None)
+    with tools.database.write() as connection:
+        if rows is not None and not rollouts.has_batch(connection, of, number):
+            kept = draws.of_rollout(connection, of.id)
+            changed, told["customers"] = take(of, challenger, rows, kept, since_us=since)
+            for one in changed:
+                draws.keep(connection, of.id, one)
+        rollouts.add_batch(connection, of, number, window_us=(since, until), counts=told)
+    return {"against": told["against"]}
+
+
+def _told(counts: Mapping[str, ArmCount], own: Mapping[Role, Deployment]) -> dict[str, Any]:
+    """Return what is kept of a batch's arms."""
     none = ArmCount(0, 0, 0)
+    challenger = Role.CHALLENGER if Role.CHALLENGER in own else Role.SHADOW
     told: dict[str, Any] = {
-        "challenger": counts.get(str(challenger.role), none)._asdict(),
+        "challenger": counts.get(str(challenger), none)._asdict(),
         "champion": counts.get(str(Role.CHAMPION), none)._asdict(),
     }
     if Role.CONTROL in own:
         told["control"] = counts.get(str(Role.CONTROL), none)._asdict()
     told["against"] = compared(*_arms(told))[0]
-    with tools.database.write() as connection:
-        rollouts.add_batch(connection, of, number, window_us=(since, until), counts=told)
     return told
 
 
@@ -231,7 +252,16 @@ def _judged(of: Rollout, rows: Sequence[JSON]) -> tuple[Judgement, list[CheckRes
 
 def _batch(counts: JSON) -> Batch:
     arms = _arms(counts)
-    return Batch(challenger=arms[0], champion=compared(*arms)[1])
+    if (told := counts.get("customers")) is None:
+        return Batch(challenger=arms[0], champion=compared(*arms)[1])
+    # A customer is on the challenger or not: the champion's two arms are one.
+    challenger, champion = _two(arms)
+    return Batch(challenger, champion, Customers.from_json(told, *_two(_arms(counts["alone"]))))
+
+
+def _two(arms: tuple[ArmCounts, ArmCounts, ArmCounts | None]) -> tuple[ArmCounts, ArmCounts]:
+    challenger, champion, control = arms
+    return challenger, champion if control is None else both(champion, control)
 
 
 def _arms(counts: JSON) -> tuple[ArmCounts, ArmCounts, ArmCounts | None]:

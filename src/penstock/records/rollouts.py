@@ -320,6 +320,12 @@ def move(change: Change, of: Rollout, to: RolloutState, *, reason: str, **column
     return get(change.connection, of.id)
 
 
+def has_batch(connection: sa.Connection, of: Rollout, look: int) -> bool:
+    """Say whether the counts of a look are kept already."""
+    here = (batch.c.rollout_id == of.id) & (batch.c.look == look)
+    return connection.scalar(sa.select(batch.c.look).where(here)) is not None
+
+
 def add_batch(
     connection: sa.Connection, of: Rollout, look: int, *, window_us: tuple[int, int], counts: JSON
 ) -> None:

@@ -286,6 +286,20 @@ batch = sa.Table(
     sa.Column("counts", sa.JSON, nullable=False),
 )
 
+customer_draw = sa.Table(
+    "customer_draw",
+    metadata,
+    sa.Column("rollout_id", sa.Integer, sa.ForeignKey("rollout.id"), primary_key=True),
+    sa.Column("hour", sa.Integer, primary_key=True),
+    sa.Column("share", sa.Integer, primary_key=True),
+    sa.Column("low", sa.Integer, nullable=False),
+    sa.Column("high", sa.Integer, nullable=False),
+    sa.Column("met", sa.LargeBinary),
+    sa.Column("wagers", sa.JSON, nullable=False),
+)
+"""What the customers of a canary met, one row for each time that they were drawn; `met` is none
+once the hour has ended."""
+
 deployment = sa.Table(
     "deployment",
     metadata,

@@ -37,6 +37,19 @@ class ArmCount(NamedTuple):
     slow: int
 
 
+class CustomerCounts(NamedTuple):
+    """The requests of customers: each bucket of them, in each draw, for each arm, is one row."""
+
+    draw: NDArray[np.int64]
+    """The hour since 1970 where customers are drawn anew each hour, else 0."""
+    bucket: NDArray[np.int64]
+    role: NDArray[np.int64]
+    """By place in `records.ROLES`."""
+    requests: NDArray[np.int64]
+    errors: NDArray[np.int64]
+    slow: NDArray[np.int64]
+
+
 @dataclass(slots=True)
 class _Scanned:
     """What was read of one segment so far."""
@@ -50,10 +63,11 @@ class _Scanned:
     generation: array[int] = field(default_factory=lambda: array("I"))
     role: array[int] = field(default_factory=lambda: array("B"))
     outcome: array[int] = field(default_factory=lambda: array("B"))
+    bucket: array[int] = field(default_factory=lambda: array("h"))
 
 
 class Arms:
-    """Counts the arms of one model; what was read before is remembered, in 18 bytes a request.
+    """Counts the arms of one model; what was read before is remembered, in 20 bytes a request.
 
     Parameters
     ----------
@@ -92,6 +106,7 @@ class Arms:
         until_us: int,
         slow_ms: float,
         generations: Collection[int] | None = None,
+        alone: bool = False,
     ) -> dict[str, ArmCount]:
         """Count by role the requests that arrived in ``[since_us, until_us)``.
 
@@ -103,11 +118,13 @@ class Arms:
             A request is slow when it took longer than this.
         generations
             Count only requests drawn under these splits; None counts all.
+        alone
+            Count only requests without a customer's key, each of which was drawn by itself.
         """
         found = self._figures(since_us, until_us)
-        counted = found["outcome"] != int(Outcome.FALLBACK)
-        if generations is not None:
-            counted &= np.isin(found["generation"], list(generations))
+        counted = _counted(found, generations)
+        if alone:
+            counted &= found["bucket"] < 0
         failed, slow = found["outcome"] == int(Outcome.FAILED), found["took"] > slow_ms * 1000
         counts: dict[str, ArmCount] = {}
         for code in np.unique(found["role"][counted]):
@@ -115,6 +132,38 @@ class Arms:
             sums = [int(np.count_nonzero(one)) for one in (arm, arm & failed, arm & slow)]
             counts[ROLES[int(code)]] = ArmCount(*sums)
         return counts
+
+    def customers(
+        self,
+        *,
+        since_us: int,
+        until_us: int,
+        slow_ms: float,
+        generations: Collection[int],
+        draw_us: int | None = None,
+    ) -> CustomerCounts:
+        """Count by customers the requests that arrived in ``[since_us, until_us)``.
+
+        Parameters
+        ----------
+        slow_ms, generations
+            As of `count`.
+        draw_us
+            After so many microseconds customers are drawn anew; None: never.
+        """
+        found = self._figures(since_us, until_us)
+        counted = _counted(found, generations) & (found["bucket"] >= 0)
+        found = {name: column[counted] for name, column in found.items()}
+        draw = found["arrived"] // draw_us if draw_us else np.zeros_like(found["arrived"])
+        rows = np.column_stack([draw, found["bucket"], found["role"]])
+        groups, which = np.unique(rows, axis=0, return_inverse=True)
+        which = which.reshape(-1)
+        bad = found["outcome"] == int(Outcome.FAILED), found["took"] > slow_ms * 1000
+        sums = [
+            np.bincount(which[chosen], minlength=len(groups)).astype(np.int64)
+            for chosen in (np.ones(len(which), np.bool_), *bad)
+        ]
+        return CustomerCounts(groups[:, 0], groups[:, 1], groups[:, 2], *sums)
 
     def latencies_ms(self, role: str, *, since_us: int) -> NDArray[np.float64]:
         """Return how long each request of an arm took that arrived since a time, ascending."""
@@ -132,6 +181,7 @@ class Arms:
             if scanned.newest_us < since_us:
                 for column in (scanned.arrived, scanned.took, scanned.generation):
                     del column[:]
+                del scanned.bucket[:]
                 del scanned.role[:], scanned.outcome[:]
             arrived = np.asarray(scanned.arrived)
             parts.append(((arrived >= since_us) & (arrived < until_us), scanned))
@@ -140,7 +190,7 @@ class Arms:
                 [np.zeros(0, np.int64)]
                 + [np.asarray(getattr(of, name))[chosen].astype(np.int64) for chosen, of in parts]
             )
-            for name in ("took", "generation", "role", "outcome")
+            for name in ("arrived", "took", "generation", "role", "outcome", "bucket")
         }
 
     def _scan(self) -> list[Path]:
@@ -157,6 +207,15 @@ class Arms:
             except FileNotFoundError:
                 continue  # it was converted and deleted a moment ago
         return paths
+
+
+def _counted(
+    found: dict[str, NDArray[np.int64]], generations: Collection[int] | None
+) -> NDArray[np.bool_]:
+    counted = found["outcome"] != int(Outcome.FALLBACK)
+    if generations is not None:
+        counted &= np.isin(found["generation"], list(generations))
+    return counted
 
 
 def _go_on(file: BinaryIO, scanned: _Scanned) -> None:
@@ -180,6 +239,7 @@ def _go_on(file: BinaryIO, scanned: _Scanned) -> None:
             scanned.arrived.append(figures[0])
             scanned.took.append(figures[1])
             scanned.generation.append(figures[3])
+            scanned.bucket.append(figures[9])
             scanned.role.append(figures[11])
             scanned.outcome.append(figures[12])
             scanned.newest_us = max(scanned.newest_us, figures[0])
