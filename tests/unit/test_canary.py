@@ -43,7 +43,7 @@ def traffic(
         for part, rate in zip((share, 1 - share), errors, strict=True):
             n = int(draw.poisson(requests * part))
             arms.append(ArmCounts(n, int(draw.binomial(n, rate)), int(draw.binomial(n, slow))))
-        yield Batch(*arms)
+        yield Batch(arms[0], arms[1])
 
 
 def run(batches: Iterator[Batch], *, most: int) -> tuple[Judgement, int]:

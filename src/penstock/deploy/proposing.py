@@ -21,6 +21,7 @@ class Next(StrEnum):
     RELEASE = "release"
     HOLD = "hold"
     LOOK = "look"
+    REST = "rest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,24 @@ def propose(of: Rollout, judgement: Judgement, here: Here, *, now: datetime) -> 
     if judgement.verdict is Verdict.FAILED:
         return Proposal(Next.BACK, judgement.sentence)
     if ways.of(of) is Way.AB:
-        return _compared(of, judgement, now)
-    proposed = _forward(of, judgement, here, now)
+        return _rested(of, judgement) or _compared(of, judgement, now)
+    proposed = _rested(of, judgement) or _forward(of, judgement, here, now)
     if proposed is not None:
         return proposed
     if now >= _window_ends(of):
         reason = f"Undecided at the end of its window: {judgement.needs} A person decides."
         return Proposal(Next.HOLD, reason)
     return Proposal(Next.LOOK, f"{judgement.sentence} {judgement.needs}".strip())
+
+
+def _rested(of: Rollout, judgement: Judgement) -> Proposal | None:
+    """Let a challenger rest once after a burst of harm, and then go on."""
+    if (resting := of.settings.get("resting")) is not None:
+        return Proposal(Next.STEP, "It has rested; whatever comes now counts.", int(resting))
+    if not judgement.burst or of.settings.get("rested"):
+        return None
+    reason = "Harm is proven only with its two worst times of five minutes: it rests once."
+    return Proposal(Next.REST, f"{judgement.sentence} {reason}")
 
 
 def _compared(of: Rollout, judgement: Judgement, now: datetime) -> Proposal:

@@ -23,7 +23,7 @@ from typing import Any
 from penstock.config import ModelConfig
 from penstock.deploy import places, ways
 from penstock.deploy.canary import Judgement
-from penstock.deploy.proposing import Here, Next, propose
+from penstock.deploy.proposing import Here, Next, Proposal, propose
 from penstock.deploy.ways import Traffic, Way
 from penstock.domain import (
     Rollout,
@@ -38,6 +38,8 @@ from penstock.records import approvals, rollouts, runs, watch
 from penstock.records.database import Change
 from penstock.records.rollouts import Plan
 
+REST = timedelta(minutes=10)
+"""How long a challenger gets no request after harm in a burst; once in a rollout."""
 PERIODS = {
     "hour": timedelta(hours=1),
     "day": timedelta(days=1),
@@ -158,12 +160,14 @@ def decide(
     `waits` says why the challenger may not get more for now; it never keeps it from giving back.
     """
     proposed = propose(of, judgement, here, now=change.now)
+    if waits and proposed.next in {Next.STEP, Next.RELEASE}:
+        proposed = Proposal(Next.LOOK, waits)
     if proposed.next is Next.BACK:
         return give_back(change, engine, of, reason=proposed.reason)
+    if proposed.next is Next.REST:
+        return _rest(change, engine, of, reason=proposed.reason)
     if proposed.next is Next.HOLD:
         return hold(change, of, reason=proposed.reason)
-    if waits and proposed.next in {Next.STEP, Next.RELEASE}:
-        return _look_again(change, engine, of, reason=waits, here=here)
     if proposed.next is Next.RELEASE:
         return release(change, engine, of, reason=proposed.reason)
     if proposed.next is Next.STEP:
@@ -257,6 +261,7 @@ def enqueue_stage(change: Change, engine: Engine, of: Run, stage: str) -> None:
 
 def share(change: Change, engine: Engine, of: Rollout, percent: int, *, reason: str) -> Rollout:
     """Give the challenger a share of the requests, and look at it again."""
+    awake = {name: value for name, value in of.settings.items() if name != "resting"}
     shared = rollouts.move(
         change,
         of,
@@ -267,11 +272,29 @@ def share(change: Change, engine: Engine, of: Rollout, percent: int, *, reason: 
         look=of.look + 1,
         next_look_at=_next(change.now, of),
         hold_until=None,
-        settings={"window_since": change.now.isoformat(), **of.settings, **_since(change, of)},
+        settings={"window_since": change.now.isoformat(), **awake, **_since(change, of)},
     )
     places.split(change, shared, share=percent)
     _enqueue_look(change, engine, shared)
     return shared
+
+
+def _rest(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Rollout:
+    """Take the challenger's share for a while: a stall of its worker may pass."""
+    resting = rollouts.move(
+        change,
+        of,
+        RolloutState.CANARY,
+        reason=reason,
+        share=0,
+        look=of.look + 1,
+        next_look_at=change.now + REST,
+        settings={**of.settings, "rested": True, "resting": of.share},
+    )
+    places.split(change, resting, share=0)
+    _enqueue_look(change, engine, resting, delay_s=REST.total_seconds())
+    _tell(change, resting, f"{resting.model}@{resting.challenger} rests", reason)
+    return resting
 
 
 def _since(change: Change, of: Rollout) -> dict[str, Any]:
@@ -298,13 +321,15 @@ def _look_again(
     return again
 
 
-def _enqueue_look(change: Change, engine: Engine, of: Rollout) -> None:
+def _enqueue_look(
+    change: Change, engine: Engine, of: Rollout, *, delay_s: float | None = None
+) -> None:
     engine.enqueue(
         change.connection,
         "look",
         f"{of.id}:{of.look}",
         id=look_id(of, of.look),
-        delay_s=of.settings["batch_s"],
+        delay_s=of.settings["batch_s"] if delay_s is None else delay_s,
         queue="deploy",
         partition=of.model,
     )

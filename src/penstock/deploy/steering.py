@@ -31,9 +31,10 @@ def go_on(change: Change, engine: Engine, of: Rollout) -> Rollout:
         raise _not(of, "resumed")
     reason = f"Resumed by {change.actor}."
     again = _windowed(change, of)
-    if of.share == 0:
+    share = of.share or int(of.settings.get("resting", 0))
+    if share == 0:
         return rollout.shadow(change, engine, again, reason=reason)
-    return rollout.share(change, engine, again, of.share, reason=reason)
+    return rollout.share(change, engine, again, share, reason=reason)
 
 
 def step_to(
