@@ -174,7 +174,7 @@ def a_canary(
     rate, activity = rng.beta(0.01 * 49, 0.99 * 49, 2000), rng.pareto(1.1, 2000) + 1
     draw, found = Draw.of(0.1, 1), list[Evidence]()
     for window in range(24):
-        n = rng.poisson(36_000 * activity / activity.sum())
+        n = rng.poisson(np.asarray(36_000 * activity / activity.sum(), np.float64))
         p = np.where(on, np.minimum(ratio * rate, 1), rate)
         x = rng.binomial(n, np.where(on, 0.5, p) if window == stall else p)
         draw.add(met(on, n, x), window=window, excused=excused and window > 12)
