@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from penstock.pipeline.standing import STANDS_S, Standing
+from penstock.pipeline.stretches import Pipeline
+from penstock.records import runs
+from penstock.records.runs import Push
 from tests.unit.test_rollout import House
+
+CONFIG = {"model": {"owner": "ada", "team": "risk", "risk": "low"}}
 
 
 class Waiting:
@@ -22,6 +27,20 @@ class Waiting:
 
     def states(self, ids: list[str]) -> dict[str, str]:
         return dict.fromkeys(ids, self.state)
+
+
+class Remembering(Waiting):
+    """One that knows what was enqueued."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enqueued: list[str] = []
+
+    def enqueue(self, *_call: Any, **how: Any) -> None:
+        self.enqueued.append(how["id"])
+
+    def states(self, ids: list[str]) -> dict[str, str]:
+        return {one: "waiting" for one in ids if one in self.enqueued}
 
 
 @pytest.fixture
@@ -77,3 +96,23 @@ def test_a_run_whose_work_has_ended_does_not_stand(house: House) -> None:
     watch = standing(house, engine)
 
     assert [*watch.look(0), *watch.look(STANDS_S)] == []
+
+
+def test_every_live_run_is_healed_and_watched_however_many_are_newer(house: House) -> None:
+    engine = Remembering()
+    tools: Any = SimpleNamespace(database=house.database, engine=engine)
+    for number in range(120):
+        with house.database.change("ada") as change:
+            runs.register_model(change, f"m{number}")
+            runs.start(change, Push(f"m{number}", "main", "a" * 40, "first", "ada", CONFIG))
+    with house.database.write() as connection:  # what has ended lies in between and stays
+        connection.exec_driver_sql("UPDATE run SET state = 'failed' WHERE model = 'm60'")
+
+    Pipeline(tools).heal()
+    before = list(engine.enqueued)
+    Pipeline(tools).heal()
+    watch = standing(house, engine)
+
+    assert len(before) == 119
+    assert engine.enqueued == before
+    assert [*watch.look(0), len(watch.look(STANDS_S))] == [119]

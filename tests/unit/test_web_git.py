@@ -55,7 +55,7 @@ def end_soon(home: House, *, times: int = 1) -> threading.Thread:
         left, ends = times, time.monotonic() + 30
         while left and time.monotonic() < ends:
             with home.database.read() as connection:
-                live = runs.runs(connection, live=True)
+                live = runs.live(connection)
             for queued in live:
                 run = home.move(queued, RunState.BUILDING, "The stage build runs.")
                 home.step(run, ("build", "train"), "failed", log="epoch 1\n", reason="it broke")
@@ -363,7 +363,7 @@ def test_a_run_that_waits_for_a_person_lets_the_pusher_go(
         ends = time.monotonic() + 20
         while time.monotonic() < ends:
             with home.database.read() as connection:
-                live = runs.runs(connection, live=True)
+                live = runs.live(connection)
             if live:
                 web_seed.ask(home, web_seed.check_in_test(home, web_seed.build(home, live[0])))
                 return
@@ -426,7 +426,7 @@ def test_a_push_that_waits_for_a_rollout_says_so(home: House, url: str, work: Ch
         ends = time.monotonic() + 20
         while time.monotonic() < ends:
             with home.database.read() as connection:
-                live = runs.runs(connection, live=True)
+                live = runs.live(connection)
             if live:
                 reason = "Waits until the rollout of credit-default@1 has ended."
                 with home.database.write() as connection:

@@ -88,7 +88,7 @@ def ask(
         authors=bound.authors,
     )
     asked = approvals.ask(change, waiting, version, question)
-    for older in runs.runs(change.connection, model_name=of.model, live=True):
+    for older in runs.live(change.connection, of.model):
         if older.state is RunState.AWAITING_APPROVAL and older.seq < of.seq:
             rollout.void_approvals(change, older, reason=f"{of.version} asks now.")
             runs.move(

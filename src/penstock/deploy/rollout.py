@@ -236,11 +236,7 @@ def give_back(change: Change, engine: Engine, of: Rollout, *, reason: str) -> Ro
 
 def wake(change: Change, engine: Engine, model: str) -> None:
     """Let the next queued run of the model begin, now that no rollout is in its way."""
-    waiting = [
-        run
-        for run in runs.runs(change.connection, model_name=model, live=True)
-        if run.state is RunState.QUEUED
-    ]
+    waiting = [run for run in runs.live(change.connection, model) if run.state is RunState.QUEUED]
     if waiting:
         enqueue_stage(change, engine, min(waiting, key=lambda run: run.seq), "build")
 
@@ -365,7 +361,7 @@ def _watch(change: Change, of: Rollout) -> None:
 def _void_stale(change: Change, engine: Engine, of: Rollout) -> None:
     """Ask anew what waits for approval: it was judged against the champion before."""
     from_run = runs.get(change.connection, of.run_id).seq if of.run_id is not None else 0
-    for run in runs.runs(change.connection, model_name=of.model, live=True):
+    for run in runs.live(change.connection, of.model):
         if run.state is not RunState.AWAITING_APPROVAL:
             continue
         void_approvals(change, run, reason=f"{of.model}@{of.challenger} is the champion now.")

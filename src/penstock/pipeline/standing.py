@@ -57,7 +57,7 @@ class Standing:
         """Return the runs that newly stand: `STANDS_S` seconds long nothing was in their way."""
         tools = self._tools
         with tools.database.read() as connection:
-            live = [run for run in runs.runs(connection, live=True) if run.state in _STAGES]
+            live = [run for run in runs.live(connection) if run.state in _STAGES]
             blocked = {one.model for one in rollouts.live(connection)}
         doing = self._doing.copy()
         busy = blocked | {run.model for run in live if run.id in doing}

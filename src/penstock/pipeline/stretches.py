@@ -135,7 +135,7 @@ class Pipeline:
         """Take up what a crash left: live rows whose stretch has ended or was never begun."""
         tools = self.tools
         with tools.database.read() as connection:
-            live = runs.runs(connection, live=True)
+            live = runs.live(connection)
             going = rollouts.live(connection)
         blocked = {one.model for one in going}
         stages = {
@@ -143,17 +143,17 @@ class Pipeline:
             RunState.BUILDING: "build",
             RunState.TESTING: "test",
         }
+        states = tools.engine.states([run.stretch for run in live if run.stretch])
         for run in live:
             stage = stages.get(run.state)
             waits = run.state is RunState.QUEUED and run.releases and run.model in blocked
             if stage is not None and not waits:
-                self._heal_run(run, stage)
+                self._heal_run(run, stage, states.get(run.stretch or ""))
         for one in going:
             watching.heal_rollout(tools, one)
 
-    def _heal_run(self, run: Run, stage: str) -> None:
+    def _heal_run(self, run: Run, stage: str, state: str | None) -> None:
         tools = self.tools
-        state = tools.engine.states([run.stretch or ""]).get(run.stretch or "")
         if state == "failed":
             text = "PS298 The engine could not go on with it; see engine.log. Try: penstock retry."
             fail(tools, run.id, text, ended_by="recovery_exhausted")

@@ -183,7 +183,7 @@ def run_view(control: Control, run_id: int) -> RunView:
             at,
             runs.version_of(connection, at.run.model, at.run.number),
             rollouts.champion(connection, at.run.model),
-            [r for r in runs.runs(connection, live=True) if r.id < run_id],
+            [r for r in runs.live(connection) if r.id < run_id],
         )
 
 
