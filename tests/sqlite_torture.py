@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from penstock import wiring
 from penstock.adapters.dbos_engine import durable_engine
+from penstock.config import ServerSettings
 from penstock.records import sqlite
 from penstock.records.database import Database
 
@@ -43,7 +44,7 @@ def write(home: Path, who: int, said: int) -> None:
     if keeps:
         with kept.connect():
             pass
-        wiring.prepare(home)
+        wiring.prepare(home, ServerSettings())
     database = Database(url, clock=wiring.clock)
     number = 0
     while True:
@@ -89,7 +90,7 @@ class Writer:
 def torture(home: Path, *, kills: int, seed: int) -> dict[str, object]:
     """Let them write, copy the log and be killed; look at what is left."""
     draw = random.Random(seed)
-    wiring.prepare(home)
+    wiring.prepare(home, ServerSettings())
     database = Database(f"sqlite:///{home / 'penstock.db'}", clock=wiring.clock)
     with database.write() as connection:
         connection.exec_driver_sql(TABLE)

@@ -58,22 +58,36 @@ def sandbox(home: Path, settings: ServerSettings) -> Sandbox:
     return LocalSandbox(home, chosen.mode, first_user=chosen.first_user)
 
 
-def database_url(home: Path) -> str:
-    """Return the embedded database's address."""
-    return f"sqlite:///{home / 'penstock.db'}"
+def database_url(home: Path, settings: ServerSettings) -> str:
+    """Return the records' address, for SQLAlchemy; it may hold a password.
+
+    The password of PostgreSQL is ``PENSTOCK_DATABASE_PASSWORD``, else what the file
+    ``secrets/database`` holds, else whatever PostgreSQL's own library finds.
+    """
+    chosen = settings.database.url
+    if chosen is None:
+        return f"sqlite:///{home / 'penstock.db'}"
+    password = os.environ.get("PENSTOCK_DATABASE_PASSWORD")
+    if password is None:
+        with contextlib.suppress(FileNotFoundError):
+            password = (home / "secrets" / "database").read_text(encoding="utf-8").strip()
+    from sqlalchemy import make_url
+
+    address = make_url(chosen).set(drivername="postgresql+psycopg", password=password or None)
+    return address.render_as_string(hide_password=False)
 
 
-def database(home: Path) -> Database:
+def database(home: Path, settings: ServerSettings) -> Database:
     """Return the records, brought to this release's schema."""
     from penstock.records.database import Database
 
-    prepare(home)
-    made = Database(database_url(home), clock=clock)
+    prepare(home, settings)
+    made = Database(database_url(home, settings), clock=clock)
     made.migrate()
     return made
 
 
-def prepare(home: Path) -> None:
+def prepare(home: Path, settings: ServerSettings) -> None:
     """Make the home's folders; a home that cannot be written is said at once."""
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -81,10 +95,8 @@ def prepare(home: Path) -> None:
             (home / name).mkdir(exist_ok=True)
         for name in _PRIVATE:
             (home / name).chmod(0o700)
-        # Never opened once it is there: the close would drop SQLite's locks of this process.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(home / "penstock.db", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        (home / "penstock.db").chmod(0o600)
+        if settings.database.url is None:
+            _own(home / "penstock.db")
         if os.geteuid() == 0:  # users of sandboxes pass through, and see no names
             home.chmod(0o711)
     except OSError as error:
@@ -93,6 +105,16 @@ def prepare(home: Path) -> None:
             f"PENSTOCK_HOME {home} cannot be used: {error.strerror}.",
             hint="Set PENSTOCK_HOME to a folder that you may write to.",
         ) from error
+
+
+def _own(file: Path) -> None:
+    """Make a file that the server alone reads.
+
+    It is never opened once it is there: the close would drop SQLite's locks of this process.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    file.chmod(0o600)
 
 
 def secret(home: Path, name: str) -> str:
@@ -131,7 +153,7 @@ def engine(home: Path, settings: ServerSettings) -> DbosEngine:
     from penstock.adapters.dbos_engine import DbosEngine
 
     return DbosEngine(
-        database_url(home),
+        database_url(home, settings),
         home=home,
         executor_id=f"{socket.gethostname()}-0",
         builds=settings.builds,
@@ -165,7 +187,7 @@ def tools(home: Path, settings: ServerSettings, work: DbosEngine) -> Tools:
 
     started = workers(home, settings)
     key = secret(home, "webhook").encode()
-    records = database(home)
+    records = database(home, settings)
     signing_key(home, records)
     return Tools(
         home=home,
@@ -266,7 +288,7 @@ def run_gateway(home: Path, settings: ServerSettings) -> None:
     from penstock.records.routes import Routes
 
     handover = Handover.taken(os.environ)
-    records, kept, made = database(home), store(home), workers(home, settings)
+    records, kept, made = database(home, settings), store(home), workers(home, settings)
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     serving = settings.serving
@@ -321,7 +343,7 @@ def control(home: Path, settings: ServerSettings) -> ControlParts:
     """Make what the web application works with."""
     from penstock.pipeline.acts import Acts
 
-    records, work = database(home), engine(home, settings)
+    records, work = database(home, settings), engine(home, settings)
     acts = Acts(records, work, settings, home, store(home))
     return ControlParts(records, acts, secret(home, "hook"))
 
@@ -352,7 +374,7 @@ def serve(home: Path, settings: ServerSettings, *, only: str | None = None) -> N
             end_with_parent()
         _RUN[only](home, settings)
         return
-    records = database(home)
+    records = database(home, settings)
     signing_key(home, records)
     records.close()
     engine(home, settings).close()

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from penstock.config import ServerSettings, server_settings
 from penstock.domain import Deployment, Environment, Rollout, Run
 from penstock.records import journal, rollouts, runs
 from penstock.records.database import Database
@@ -161,9 +162,11 @@ class Project:
 class Server:
     """`penstock serve` in a home of its own; ends with the test."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, *, settings: str = "") -> None:
         # Short, because a socket's path has at most 107 bytes.
         self.home = Path(tempfile.mkdtemp(prefix="pst-"))
+        if settings:
+            (self.home / "server.toml").write_text(settings)
         self.port, self.predict_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.predict_url = f"http://127.0.0.1:{self.predict_port}"
@@ -198,6 +201,10 @@ class Server:
                     path.chmod(0o755)
         shutil.rmtree(self.home, ignore_errors=True)
 
+    @property
+    def settings(self) -> ServerSettings:
+        return server_settings(self.home / "server.toml")
+
     def environ(self) -> dict[str, str]:
         return {
             **os.environ,
@@ -220,7 +227,7 @@ class Server:
         self.until(lambda: self.answers("/api/health", self.port), "the server to answer", 60)
         self.until(lambda: self.answers("/v2/health/live", self.predict_port), "the gateway", 60)
         if self._database is None:
-            self._database = Database(database_url(self.home), clock=clock)
+            self._database = Database(database_url(self.home, self.settings), clock=clock)
 
     def stop(self) -> None:
         if self._process is not None:

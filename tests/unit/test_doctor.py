@@ -13,6 +13,7 @@ import pytest
 
 from penstock import wiring
 from penstock.cli.machine import sqlite_seen
+from penstock.config import ServerSettings
 
 PENSTOCK = [sys.executable, "-c", "from penstock.cli import main; main()"]
 
@@ -31,7 +32,7 @@ def doctor(home: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_whole_database_and_a_damaged_one(tmp_path: Path) -> None:
-    wiring.database(tmp_path).close()
+    wiring.database(tmp_path, ServerSettings()).close()
     file = tmp_path / "penstock.db"
     whole = doctor(tmp_path)["database"]
     with file.open("r+b") as raw:

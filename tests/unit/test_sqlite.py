@@ -18,6 +18,7 @@ from sqlalchemy import event
 
 from penstock import wiring
 from penstock.adapters.dbos_engine import DbosEngine, durable_engine
+from penstock.config import ServerSettings
 from penstock.errors import IntegrityError
 from penstock.records import sqlite
 from penstock.records.database import Database
@@ -29,7 +30,7 @@ TABLE = "CREATE TABLE written (who TEXT, number INTEGER, filling BLOB)"
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    wiring.prepare(tmp_path)
+    wiring.prepare(tmp_path, ServerSettings())
     return tmp_path / "penstock.db"
 
 
@@ -55,7 +56,7 @@ def test_a_home_that_is_prepared_again_leaves_the_locks_of_an_open_database(
         connection.exec_driver_sql(FILL)
     before = log_of(file).stat().st_ino
 
-    wiring.prepare(file.parent)
+    wiring.prepare(file.parent, ServerSettings())
     # Were the locks gone, this one would think itself the last and remove the log under us.
     subprocess.run([sys.executable, "-c", elsewhere, str(file)], check=True)
 
@@ -138,7 +139,7 @@ def test_nobody_commits_while_the_log_is_copied(
 @pytest.mark.parametrize("kind", ["torn", "no database"])
 def test_damage_is_told_by_its_name_to_reader_writer_and_engine(tmp_path: Path, kind: str) -> None:
     home = tmp_path
-    database = wiring.database(home)
+    database = wiring.database(home, ServerSettings())
     database.close()
     file = home / "penstock.db"
     size = file.stat().st_size

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -111,8 +111,8 @@ def _examine(home: Path) -> Iterator[Seen]:
         yield Seen("passed", "git", version.removeprefix("git version "))
     yield _uv()
     yield from _home_seen(home)
-    yield from _database(home)
     settings = settings_here(home)
+    yield from _database(home, settings)
     for name, port in (("port", settings.port), ("predict", settings.predict_port)):
         yield _port(name, settings.host, port)
     yield _sandbox(home, settings)
@@ -135,9 +135,12 @@ def sqlite_seen(version: tuple[int, ...]) -> Seen:
     )
 
 
-def _database(home: Path) -> Iterator[Seen]:
+def _database(home: Path, settings: ServerSettings) -> Iterator[Seen]:
     from penstock.records.sqlite import faults
 
+    if settings.database.url is not None:
+        yield _postgresql(settings)
+        return
     file = home / "penstock.db"
     if not file.exists():
         return
@@ -151,6 +154,15 @@ def _database(home: Path) -> Iterator[Seen]:
         yield Seen("failed", "database", f"PS102 {file} is damaged: {'; '.join(found)}", fix)
     else:
         yield Seen("passed", "database", f"{file} is whole")
+
+
+def _postgresql(settings: ServerSettings) -> Seen:
+    try:
+        with records_here() as database, database.read() as connection:
+            version = connection.exec_driver_sql("SHOW server_version").scalar()
+    except PenstockError as error:
+        return Seen("failed", "database", f"{error.code} {error.what}", error.hint)
+    return Seen("passed", "database", f"PostgreSQL {version}, {settings.database.url}")
 
 
 def _uv() -> Seen:
@@ -376,20 +388,23 @@ def settings_here(home: Path, options: Mapping[str, Any] | None = None) -> Serve
 @contextmanager
 def records_here(*, make: bool = False) -> Generator[Database]:
     """Give the records of this computer's home."""
+    from penstock import wiring
     from penstock.records.database import Database
 
-    path = state_folder() / "penstock.db"
-    if not path.exists() and not make:
+    home = state_folder()
+    settings = settings_here(home)
+    path = home / "penstock.db"
+    if settings.database.url is None and not path.exists() and not make:
         raise UnreachableError(
             "PS070",
             f"{path} is not there: no server has run in this home.",
             hint="penstock serve, or set PENSTOCK_HOME to the server's.",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    database = Database(f"sqlite:///{path}", clock=lambda: datetime.now(UTC))
+    if make:
+        database = wiring.database(home, settings)
+    else:
+        database = Database(wiring.database_url(home, settings), clock=wiring.clock)
     try:
-        if make:
-            database.migrate()
         yield database
     finally:
         database.close()

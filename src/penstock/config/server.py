@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,37 @@ from penstock.config.rules import Block, Broken, Several, clash, refuse, wrong
 from penstock.config.serving import ServingSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class DatabaseSettings(Block):
+    """Where the records are, and the engine's own tables with them."""
+
+    url: str | None = None
+    """``postgresql://user@host:5432/name``, without a password; default: SQLite in the home."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        refuse(broken_database_url(self.url) if self.url is not None else ())
+        return self
+
+
+def broken_database_url(url: str) -> list[Broken]:
+    """Check an address of PostgreSQL; what is shown of it is never a password."""
+    fix = "Write postgresql://user@host:5432/name."
+    try:
+        parts = urlsplit(url)
+        secret = parts.password or "password" in dict(parse_qsl(parts.query))
+    except ValueError:
+        return [wrong("is no address of a database.", fix, "url")]
+    if parts.scheme not in ("postgresql", "postgresql+psycopg"):
+        return [wrong(f'"{parts.scheme}" is no kind of database that Penstock uses.', fix, "url")]
+    if secret:
+        reason = "has a password in it, which lists of processes would show."
+        where = "Put it into secrets/database, or into PENSTOCK_DATABASE_PASSWORD."
+        return [wrong(reason, where, "url")]
+    if not parts.path.strip("/"):
+        return [wrong("names no database.", fix, "url")]
+    return []
 
 
 class SandboxSettings(Block):
@@ -138,6 +169,7 @@ class ServerSettings(Block):
     """The address that people use, in messages; default: http, host and port."""
     builds: Annotated[int, Field(ge=1, le=64)] = 2
     """Builds at the same time."""
+    database: DatabaseSettings = DatabaseSettings()
     sandbox: SandboxSettings = SandboxSettings()
     limits: LimitSettings = LimitSettings()
     environment: EnvironmentSettings = EnvironmentSettings()

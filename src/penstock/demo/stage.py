@@ -80,7 +80,7 @@ class Stage:
     def set_up(self) -> None:
         """Make the environment that both models share, then start the server."""
         os.environ.setdefault("UV_CACHE_DIR", str(Path.home() / ".cache" / "penstock" / "uv"))
-        self._records = wiring.database(self.home)
+        self._records = wiring.database(self.home, self.settings)
         sandbox = wiring.sandbox(self.home, self.settings).level()
         if sandbox.warning:
             self.voice.say(sandbox.warning, "warning")
