@@ -104,6 +104,8 @@ RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
 """Which state may follow which. What is not a key has ended for good."""
 
 RUN_ENDED = frozenset(RunState) - frozenset(RUN_MOVES) | {RunState.FAILED}
+RUN_LIVE = frozenset(RunState) - RUN_ENDED
+"""Asked for by name, so that an index serves: what has ended grows without end."""
 
 
 class RolloutState(StrEnum):

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from penstock.domain import (
     JSON,
     MODEL_NAME,
-    RUN_ENDED,
+    RUN_LIVE,
     RUN_MOVES,
     CheckResult,
     Document,
@@ -191,11 +191,9 @@ def runs(
 
 def live(connection: sa.Connection, model_name: str | None = None) -> list[Run]:
     """Return every run that has not ended, newest first, however many there are."""
-    # Named one by one, for the index on the state; what has ended grows without end.
-    query = sa.select(run).where(run.c.state.in_(sorted(frozenset(RunState) - RUN_ENDED)))
-    if model_name is not None:
-        query = query.where(run.c.model == model_name)
-    return [_run(row) for row in connection.execute(query.order_by(run.c.id.desc()))]
+    of = sa.true() if model_name is None else run.c.model == model_name
+    query = sa.select(run).where(run.c.state.in_(sorted(RUN_LIVE)), of).order_by(run.c.id.desc())
+    return [_run(row) for row in connection.execute(query)]
 
 
 def of_commit(connection: sa.Connection, model_name: str, commit: str) -> list[Run]:
