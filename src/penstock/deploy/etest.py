@@ -60,6 +60,7 @@ _HARM, _HARM_WEIGHTS = mixture(HARM_ODDS, 20.0, 1.0, peak=0)
 _SAFE, _SAFE_WEIGHTS = mixture(0.2, SAFE_ODDS, 0.7, peak=-1)
 BELOW, BELOW_WEIGHTS = mixture(0.05, 1.0, 1.0, peak=-1)
 """Alternatives of the absolute bound, as a fraction of p_max."""
+_ABOVE, _ABOVE_WEIGHTS = mixture(1.0, 20.0, 1.0, peak=0)
 _LOG_HARM_NULL, _LOG_SAFE_NULL = math.log(HARM_ODDS), math.log(SAFE_ODDS)
 _LOG_RHO = np.r_[_LOG_HARM_NULL, _LOG_SAFE_NULL, _HARM, _SAFE]
 
@@ -119,3 +120,11 @@ def log_e_absolute(events: Floats, requests: Floats, p_max: float) -> Floats:
     bad, good = np.log(p / p_max), np.log((1 - p) / (1 - p_max))
     gains = events[:, None] * bad + (requests - events)[:, None] * good
     return log_sum(BELOW_WEIGHTS + gains)
+
+
+def log_e_above(events: Floats, requests: Floats, p_max: float) -> Floats:
+    """Return log e against "the rate is at most `p_max`", for each pair of totals."""
+    p = np.minimum(p_max * np.exp(_ABOVE), 1 - 1e-9)
+    bad, good = np.log(p / p_max), np.log((1 - p) / (1 - p_max))
+    gains = events[:, None] * bad + (requests - events)[:, None] * good
+    return log_sum(_ABOVE_WEIGHTS + gains)

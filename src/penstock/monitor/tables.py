@@ -43,6 +43,19 @@ _SERVICE = f"""
     from log
     where {_THESE} and coalesce(row, 0) = 0
 """  # noqa: S608
+# A caller's own id may come twice: the arrival tells which request a copy is of.
+_COPIES = """
+    select
+        s.prediction_id, s.row, s.outcome = 'failed' or (s.status >= 400 and c.status < 400)
+            as failed,
+        s.latency_ms as ms, c.latency_ms as caller_ms, s.prediction as answer,
+        c.prediction as caller_answer, s.score as score, c.score as caller_score -- inputs
+    from log s join log c using (request_id, ts, row)
+    where s.ts >= $since and s.ts < $until and s.role = 'shadow' and c.role <> 'shadow'
+        and c.outcome in ('answered', 'fallback')
+    order by s.ts, s.request_id, s.row
+    limit $most
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,23 @@ class PredictionTable:
         rows = self._ask(_LABELLED, window, label=known)
         counted = self._ask(_ANSWERED, window).to_pylist()
         return Labelled(rows, counted[0]["answered"] if counted else 0)
+
+    def copies(self, since: datetime, until: datetime, *, most: int) -> list[dict[str, Any]]:
+        """Return the rows of copies that a shadow got, each beside its caller's, oldest first.
+
+        Returns
+        -------
+        list
+            Of each row ``prediction_id``, ``row``, ``failed``, ``ms``, ``caller_ms``, ``answer``,
+            ``caller_answer``, ``score``, ``caller_score`` and its inputs, ``x_<name>``.
+        """
+        if not self._files:
+            return []
+        values = {"since": since, "until": until, "most": most}
+        with self._log() as (connection, columns):
+            inputs = "".join(f", s.{quoted(c)}" for c in columns if c.startswith(FEATURE_PREFIX))
+            query = _COPIES.replace("-- inputs", inputs)
+            return connection.sql(query, params=values).to_arrow_table().to_pylist()
 
     def rows(self, wanted: Wanted) -> pa.Table:
         """Return rows with every column, newest first."""

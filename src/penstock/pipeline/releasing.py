@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.deploy import places, rollout
+from penstock.deploy import places, rollout, shadow
 from penstock.deploy.canary import ArmCounts, Batch, Customers, Judgement, both, compared, judge
 from penstock.deploy.proposing import Here
 from penstock.deploy.ways import Traffic
@@ -29,6 +29,7 @@ from penstock.errors import PenstockError
 from penstock.inference.endpoint import READY_EVERY_S, Endpoint
 from penstock.inference.gateway.sticky import HOUR_US
 from penstock.inference.prediction_log.counting import ArmCount, CustomerCounts
+from penstock.pipeline.copies import COPIES_LATE_US, copies
 from penstock.pipeline.customers import take
 from penstock.pipeline.tools import Tools
 from penstock.records import draws, rollouts, runs
@@ -150,7 +151,10 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
         return {}
     arms = tools.arms(of.model)
     since = int(before[-1]["until_us"]) if before else int(of.started_at.timestamp() * 1e6)
-    until = max(since, arms.watermark() or 0)
+    until = arms.watermark() or 0
+    if of.state is RolloutState.SHADOW:
+        until -= COPIES_LATE_US  # a copy ends after its request
+    until = max(since, until)
     # Requests drawn under another split belong to another batch: the share must be constant.
     of_batch: dict[str, Any] = {
         "since_us": since,
@@ -165,6 +169,8 @@ def _count(tools: Tools, rollout_id: int, number: int) -> JSON:
         told["alone"] = _told(arms.count(**of_batch, alone=True), own)
         told["against"] = "both" if Role.CONTROL in own else "champion"
         rows = arms.customers(**of_batch, draw_us=HOUR_US if challenger.redraw else None)
+    if of.state is RolloutState.SHADOW:
+        told["copies"] = copies(tools, of, since, until)
     with tools.database.write() as connection:
         if rows is not None and not rollouts.has_batch(connection, of, number):
             kept = draws.of_rollout(connection, of.id)
@@ -196,10 +202,12 @@ def _decide(tools: Tools, rollout_id: int, number: int) -> JSON:
     if of.state not in LOOKED_AT or of.look != number:
         return {}
     here = _here(of, rows)
+    judgement, verdict, sentence = None, Verdict.UNDECIDED, ""
     if of.state is RolloutState.SHADOW:
-        judgement, results = None, list[CheckResult]()
+        verdict, sentence, results = _shadow_seen(of, rows)
     else:
         judgement, results = _judged(of, rows)
+        verdict = judgement.verdict
     with tools.database.change("penstock") as change:
         fresh = rollouts.get(change.connection, rollout_id)
         if fresh.state is not of.state or fresh.look != number:
@@ -213,10 +221,8 @@ def _decide(tools: Tools, rollout_id: int, number: int) -> JSON:
             now=change.now,
         )
         if judgement is None:
-            verdict, sentence = _shadow_seen(here)
             after = rollout.decide_shadow(change, tools.engine, fresh, verdict, sentence)
         else:
-            verdict = judgement.verdict
             after = rollout.decide(change, tools.engine, fresh, judgement, here)
         tools.reached("production/decide:inside")
     return {"state": after.state, "verdict": str(verdict)}
@@ -233,11 +239,10 @@ def _here(of: Rollout, rows: Sequence[JSON]) -> Here:
     return Here(batches, labels, requests / seconds if seconds > 0 else None)
 
 
-def _shadow_seen(here: Here) -> tuple[Verdict, str]:
-    """Say what the copies showed; they were not drawn, so nothing is compared with them."""
-    seen = sum(one.challenger.requests for one in here.batches)
-    failed = sum(one.challenger.errors for one in here.batches)
-    return Verdict.UNDECIDED, f"{failed:,} of {seen:,} copies of requests failed."
+def _shadow_seen(of: Rollout, rows: Sequence[JSON]) -> tuple[Verdict, str, list[CheckResult]]:
+    """Say what the copies showed, beside the answers that their callers got."""
+    looks = [row["counts"]["copies"] for row in rows if "copies" in row["counts"]]
+    return shadow.judged(looks, p_max_errors=float(of.settings["p_max_errors"]))
 
 
 def _judged(of: Rollout, rows: Sequence[JSON]) -> tuple[Judgement, list[CheckResult]]:

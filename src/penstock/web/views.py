@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.deploy import shadow
 from penstock.domain import (
     Alert,
     Approval,
@@ -263,6 +264,18 @@ class RolloutView:
     deployments: list[Deployment]
     events: list[JournalEntry]
     """What happened to it, oldest first."""
+
+    @property
+    def judged(self) -> list[CheckResult]:
+        """The measures by which challenger and champion are compared."""
+        return [one for one in self.results if one.check.startswith("canary.")]
+
+    @property
+    def copies(self) -> list[CheckResult]:
+        """What it said to copies of the requests, over all looks; empty without any."""
+        looks = [one["counts"]["copies"] for one in self.batches if "copies" in one["counts"]]
+        limit = float(self.rollout.settings.get("p_max_errors", 0.01))
+        return shadow.judged(looks, p_max_errors=limit)[2] if looks else []
 
 
 def rollout_view(control: Control, rollout_id: int) -> RolloutView:
