@@ -2,7 +2,7 @@
 UV := .tools/bin/uv
 BIN := .venv/bin
 WORKERS ?= 2
-.PHONY: demo test check fix docs bench bench-build bench-serving bench-many bench-pages lock pictures
+.PHONY: demo test check fix docs bench bench-build bench-serving bench-many bench-pages bench-statistics lock pictures
 
 demo: .venv/ready  ## play the whole path on real data: make demo ARGS=--once
 	$(BIN)/penstock demo $(ARGS)
@@ -34,6 +34,9 @@ bench-serving: .venv/ready  ## serving beside its peers, 40 minutes; make bench-
 
 bench-many: .venv/ready  ## a thousand models on this machine
 	$(BIN)/python -m bench.serving.many $(ARGS)
+
+bench-statistics: .venv/ready  ## how often gates and canaries are wrong, by simulation, 10 minutes
+	$(BIN)/python -m bench.statistics $(ARGS)
 
 bench-pages: .venv/ready  ## what pages cost with 10,000 models of 20 versions, 1 minute
 	$(BIN)/python -m bench.pages

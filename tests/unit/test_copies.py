@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from penstock.inference.prediction_log.records import Entry, Outcome
 from penstock.inference.prediction_log.segments import PredictionLog
 from penstock.inference.prediction_log.table import Of
 from penstock.monitor.tables import PredictionTable
+from penstock.records import rollouts
+from tests.unit import web_seed
 from tests.unit.log_rig import BEGIN, entry, signature_of
+from tests.unit.web_rig import get, house
 
 
 def pair(answer: str | None, caller: str | None = "yes", **more: Any) -> dict[str, Any]:
@@ -153,3 +156,30 @@ def test_what_its_caller_was_refused_too_is_no_error_of_the_copy(tmp_path: Path)
     (found,) = log.copies()
 
     assert not found["failed"]
+
+
+# ---- on the rollout's page -----------------------------------------------------------------
+
+
+def test_the_page_of_a_rollout_shows_what_the_copies_said_and_runs_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    home = house(tmp_path)
+    web_seed.live(home, "spam")
+    run = web_seed.check_in_test(home, web_seed.build(home, home.push("spam")))
+    web_seed.ask(home, run)
+    going = web_seed.release(home, run)
+    rows = [pair("no" if n < 3 else "yes", x_city="<script>1</script>") for n in range(300)]
+    none = {"requests": 0, "errors": 0, "slow": 0}
+    counts = {"challenger": none, "champion": none, "copies": tally(rows)}
+    with home.database.write() as connection:
+        of = replace(rollouts.get(connection, going.id), share=0)
+        rollouts.add_batch(connection, of, 0, window_us=(0, 1), counts=counts)
+
+    page = get(home, f"/rollouts/{going.id}").text
+
+    assert "0 of 300 copies of requests failed" in page
+    assert "1 % of 300 decisions would have been others" in page
+    assert "3 answers that would have been others" in page
+    assert "&lt;script&gt;1&lt;/script&gt;" in page
+    assert "<script>1" not in page

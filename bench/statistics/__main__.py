@@ -1,0 +1,19 @@
+"""``make bench-statistics``: how often gates and canaries are wrong, all by simulation, seeded.
+
+gate     the promotion gate: error rates at the margin, power, slices, needed rows, groups
+speed    the ratio of two versions' latencies on a noisy machine
+
+Each writes ``bench/results/statistics-NAME.json`` with its date, versions and targets.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bench.statistics import gate, speed
+
+RUNS = {"gate": gate.write, "speed": speed.write}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or RUNS:
+        RUNS[name]()
