@@ -1,5 +1,6 @@
 """``make bench-statistics``: how often gates and canaries are wrong, all by simulation, seeded.
 
+canary   the e-tests of a canary, by request and by customer
 gate     the promotion gate: error rates at the margin, power, slices, needed rows, groups
 speed    the ratio of two versions' latencies on a noisy machine
 
@@ -10,9 +11,9 @@ from __future__ import annotations
 
 import sys
 
-from bench.statistics import gate, speed
+from bench.statistics import canary, gate, speed
 
-RUNS = {"gate": gate.write, "speed": speed.write}
+RUNS = {"canary": canary.write, "gate": gate.write, "speed": speed.write}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or RUNS:

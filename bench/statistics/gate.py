@@ -252,7 +252,11 @@ def targets(found: Mapping[str, Any]) -> dict[str, bool]:
         for one in (*found["auc"], *found["accuracy"])
         if one["true"] == -MARGIN and one["rows"] >= 500
     ]
-    equal = [one for one in found["slices"] if one["slices"] in {"all equal", "all exactly at the margin"}]
+    equal = [
+        one
+        for one in found["slices"]
+        if one["slices"] in {"all equal", "all exactly at the margin"}
+    ]
     whole = [one for one in found["groups"] if one["by"] == "group" and one["groups"] >= 100]
     return {
         "at the margin it passes in 5 % at most": all(one["passed"] <= bound for one in at),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from penstock.deploy import places, rollout, shadow
@@ -29,10 +30,12 @@ from penstock.errors import PenstockError
 from penstock.inference.endpoint import READY_EVERY_S, Endpoint
 from penstock.inference.gateway.sticky import HOUR_US
 from penstock.inference.prediction_log.counting import ArmCount, CustomerCounts
+from penstock.inference.prediction_log.table import Of
+from penstock.monitor.tables import Window
 from penstock.pipeline.copies import COPIES_LATE_US, copies
 from penstock.pipeline.customers import take
 from penstock.pipeline.tools import Tools
-from penstock.records import draws, rollouts, runs
+from penstock.records import draws, rollouts, runs, watch
 
 LOOKED_AT = frozenset({RolloutState.SHADOW, RolloutState.CANARY})
 READY_S = 120.0
@@ -201,7 +204,7 @@ def _decide(tools: Tools, rollout_id: int, number: int) -> JSON:
         rows = rollouts.batches(connection, rollout_id)
     if of.state not in LOOKED_AT or of.look != number:
         return {}
-    here = _here(of, rows)
+    here = _here(tools, of, rows)
     judgement, verdict, sentence = None, Verdict.UNDECIDED, ""
     if of.state is RolloutState.SHADOW:
         verdict, sentence, results = _shadow_seen(of, rows)
@@ -228,15 +231,28 @@ def _decide(tools: Tools, rollout_id: int, number: int) -> JSON:
     return {"state": after.state, "verdict": str(verdict)}
 
 
-def _here(of: Rollout, rows: Sequence[JSON]) -> Here:
+def _here(tools: Tools, of: Rollout, rows: Sequence[JSON]) -> Here:
     """Return what was seen since the challenger got its present share."""
     since = int(of.settings.get("since_look", 0))
     now = [row for row in rows if row["share"] == of.share and row["look"] >= since]
     batches = [_batch(row["counts"]) for row in now]
     seconds = sum(row["until_us"] - row["since_us"] for row in now) / 1e6
     requests = sum(arm.requests for row in now for arm in _arms(row["counts"]) if arm is not None)
-    labels = sum(int(row["counts"]["challenger"].get("labels", 0)) for row in now)
+    labels = 0
+    if now and of.settings.get("min_labels"):
+        labels = _labels(tools, of, (now[0]["since_us"], now[-1]["until_us"]))
     return Here(batches, labels, requests / seconds if seconds > 0 else None)
+
+
+def _labels(tools: Tools, of: Rollout, window_us: tuple[int, int]) -> int:
+    """Count the challenger's answers of a span of time whose truth is known by now."""
+    since, until = (datetime.fromtimestamp(us / 1e6, UTC) for us in window_us)
+    with tools.database.read() as connection:
+        known = watch.labels_of(connection, of.model)
+    if not known:
+        return 0
+    with tools.logs.table(Of(of.environment, of.model), since, until) as log:
+        return log.labelled(Window(since, until, of.challenger), known).rows.num_rows
 
 
 def _shadow_seen(of: Rollout, rows: Sequence[JSON]) -> tuple[Verdict, str, list[CheckResult]]:
