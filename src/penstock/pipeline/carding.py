@@ -13,7 +13,7 @@ from penstock.pipeline.tools import Work
 from penstock.records import runs
 from penstock.records.database import Database
 
-REPORTS = ("inputs", "tracking", "explain", "environment", "format", "facts", "fairness")
+REPORTS = ("inputs", "tracking", "explain", "environment", "format", "facts", "fairness", "speed")
 
 
 def measured(database: Database, home: Path, model: str, number: int) -> card.Measured:

@@ -152,7 +152,7 @@ def usual(known: JSON | None) -> tuple[float, float] | None:
     --------
     >>> block = {"bins": [0, 10, 10, 10, 0], "missing": 0}
     >>> usual({"kind": "numeric", "edges": [1.0, 2.0, 3.0, 4.0], "periods": [block]})
-    (2.0, 4.0)
+    (2, 4)
     """
     if known is None or known["kind"] != "numeric" or not known["edges"]:
         return None

@@ -114,9 +114,9 @@ def _plot(title: str, told: str, lines: Sequence[tuple[Line, Sequence[float | No
     known = [value for _, values in lines for value in values if value is not None]
     top = round_top(max([*known, 0.0]))
     drawn = [
-        Line(_path(values, top), look.colour, look.dashed, look.thin) for look, values in lines
+        Line(path(values, top), look.colour, look.dashed, look.thin) for look, values in lines
     ]
-    ticks = [Tick(_up(value, top), f"{value:,g}") for value in (0, top / 2, top)]
+    ticks = [Tick(up(value, top), f"{value:,g}") for value in (0, top / 2, top)]
     return Plot(title, f"{title}, over five minutes. {told}", drawn, ticks)
 
 
@@ -134,18 +134,20 @@ def round_top(value: float) -> float:
     return next(round(step * power, 9) for step in (1, 2, 4, 6, 8, 10) if step * power >= value)
 
 
-def _up(value: float, top: float) -> float:
+def up(value: float, top: float) -> float:
+    """Return how far down a value lies."""
     return round(HEIGHT - _BOTTOM - value / top * (HEIGHT - _TOP - _BOTTOM), 1)
 
 
-def _path(values: Sequence[float | None], top: float) -> str:
+def path(values: Sequence[float | None], top: float) -> str:
+    """Draw a line through values that lie evenly from left to right."""
     # A gap where nobody asked: a line across it would be made up. A point alone is a dot.
-    path, pen, last = "", "M", len(values) - 1
+    drawn, pen, last = "", "M", len(values) - 1
     for place, value in enumerate(values):
         if value is None:
             pen = "M"
             continue
         x = _LEFT + (WIDTH - _LEFT - _RIGHT) * place / max(last, 1)
-        path += f"{pen}{x:.1f} {_up(value, top)}" + ("h0.1" if pen == "M" else "")
+        drawn += f"{pen}{x:.1f} {up(value, top)}" + ("h0.1" if pen == "M" else "")
         pen = "L"
-    return path
+    return drawn

@@ -200,7 +200,7 @@ def answers(told: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def in_words(label: str, told: Mapping[str, Any]) -> list[str]:
-    """Say the answer to one row in two sentences at most; nothing of several rows.
+    r"""Say the answer to one row in two sentences at most; nothing of several rows.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def in_words(label: str, told: Mapping[str, Any]) -> list[str]:
     --------
     >>> row = {"prediction": 1, "probabilities": [0.379, 0.621]}
     >>> in_words("default", {"classes": ["0", "1"], "rows": [row]})
-    ['default is 1.', 'The probability of that is 62.1 %.']
+    ['default is 1.', 'The probability of that is 62.1\xa0%.']
     >>> in_words("", {"classes": [], "rows": [{"prediction": 12.5, "probabilities": []}]})
     ['The answer is 12.5.']
     """
@@ -232,12 +232,12 @@ def in_words(label: str, told: Mapping[str, Any]) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """Write a probability as people read it; never as certain unless it is.
+    r"""Write a probability as people read it; never as certain unless it is.
 
     Examples
     --------
     >>> [percent(share) for share in (0.621, 0.99999, 1.0, 0.00002)]
-    ['62.1 %', 'over 99.9 %', '100 %', 'under 0.1 %']
+    ['62.1\xa0%', 'over 99.9\xa0%', '100\xa0%', 'under 0.1\xa0%']
     """
     if share in (0, 1):
         return f"{share * 100:.0f}\N{NO-BREAK SPACE}%"

@@ -14,7 +14,7 @@ from penstock.config.card import read_card
 from penstock.domain import JSON, CheckResult, Deployment, Document, Run, Verdict, Version
 from penstock.pipeline import carding
 from penstock.records import conditions, documents, rollouts, runs
-from penstock.web import markdown, reports
+from penstock.web import markdown, reports, speed
 from penstock.web.access import require
 from penstock.web.control import Control
 from penstock.web.drawing import Pages
@@ -29,6 +29,7 @@ _FAMILIES: Mapping[str, str] = {
     "explain": "What does it look at?",
     "sanity": "Is its quality real?",
     "smoke": "Does it work as every model must?",
+    "replay": "Which decisions would have been others?",
     "serving": "Is there a faster call of it that answers the same?",
     "supply": "Is what it is made of in order?",
     "own": "The project's own checks",
@@ -156,6 +157,8 @@ def routes(draw: Pages) -> APIRouter:
             params=names_in(runs_of, "params"),
             metrics=names_in(runs_of, "metrics"),
             sort=sort,
+            speed=speed.measured(view.reports.get("speed")),
+            replay=speed.replayed(view.results),
         )
 
     router.include_router(reports.routes(draw, "card", "Card of {name} v{number}", _card))
