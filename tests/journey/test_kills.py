@@ -52,7 +52,8 @@ def life(tmp_path: Path, points: tuple[str, ...]) -> dict[str, Any]:
                 tuple(row)
                 for row in server.rows(
                     "SELECT number, check_name, verdict FROM check_result WHERE occasion LIKE "
-                    "'run:%' AND check_name NOT LIKE 'speed.%' ORDER BY number, check_name"
+                    "'run:%' AND check_name NOT LIKE 'speed.%' "
+                    "AND check_name NOT LIKE 'replay.%' ORDER BY number, check_name"
                 )
             ],
             "sealed": actions.count("version.sealed"),

@@ -135,7 +135,7 @@ steps = [5, 50]
     assert found["fairness"] == "difference between groups <= 0.1"
     assert found["speed"] == "p95 <= 25 ms"
     assert found["approve"] == "2 people; closes after 14 d"
-    assert found["canary"] == "5, 50 %, per request"
+    assert found["canary"] == "5, 50 % each after 100 requests and no harm"
     assert result.off == ()
 
 
@@ -152,4 +152,6 @@ def test_a_report_without_limits_is_called_a_report(tmp_path: Path) -> None:
     found = words(planned(tmp_path, text, 3))
 
     assert found["fairness"] == "report on sex no gate: max is not set"
-    assert found["speed"] == "report, no limits"
+    assert found["speed"] == (
+        "no limits; a person judges what takes over 1.5 times as long as @champion"
+    )

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from penstock.check.gate import decides
 from penstock.check.speed_ratio import (
     BLOCKS,
     PAIRS_MIN,
     Ratio,
+    judged,
     not_slower,
     pairs_needed,
     tail_ratio,
@@ -45,14 +47,16 @@ def pairs(
 
 
 def test_equal_versions_are_not_slower_on_a_machine_that_slows_down_by_half() -> None:
-    verdicts = [not_slower(*pairs(seed, 1.0, machine=0.7)).verdict for seed in range(60)]
+    verdicts = [
+        not_slower(*pairs(seed, 1.0, machine=0.7), margin=1.2).verdict for seed in range(60)
+    ]
 
     assert verdicts.count(Verdict.FAILED) == 0
     assert verdicts.count(Verdict.PASSED) >= 57
 
 
 def test_at_the_margin_both_verdicts_are_as_rare_as_promised() -> None:
-    verdicts = [not_slower(*pairs(seed, 1.2, own=0.0)).verdict for seed in range(300)]
+    verdicts = [not_slower(*pairs(seed, 1.2, own=0.0), margin=1.2).verdict for seed in range(300)]
 
     # 5 % each is promised; three standard errors of 300 runs are 3.8 %.
     assert verdicts.count(Verdict.FAILED) / 300 <= 0.088
@@ -60,7 +64,7 @@ def test_at_the_margin_both_verdicts_are_as_rare_as_promised() -> None:
 
 
 def test_a_version_that_takes_twice_as_long_is_found() -> None:
-    verdicts = [not_slower(*pairs(seed, 2.0)).verdict for seed in range(40)]
+    verdicts = [not_slower(*pairs(seed, 2.0), margin=1.2).verdict for seed in range(40)]
 
     assert verdicts == [Verdict.FAILED] * 40
 
@@ -84,7 +88,7 @@ def test_the_ratio_turns_over_with_its_arms() -> None:
 def test_a_slower_tail_is_told_and_does_not_decide() -> None:
     challenger, champion = pairs(5, 1.0, count=2000)
     slow = np.arange(2000) % 10 == 0
-    found = not_slower(np.where(slow, 4 * challenger, challenger), champion)
+    found = not_slower(np.where(slow, 4 * challenger, challenger), champion, margin=1.2)
 
     assert found.verdict is Verdict.PASSED
     assert found.evidence["tail"]["low"] > 1.5
@@ -103,14 +107,14 @@ def test_the_tail_of_equal_versions_holds_one() -> None:
 def test_too_few_pairs_decide_nothing() -> None:
     challenger, champion = pairs(6, 5.0)
 
-    found = not_slower(challenger[: PAIRS_MIN - 1], champion[: PAIRS_MIN - 1])
+    found = not_slower(challenger[: PAIRS_MIN - 1], champion[: PAIRS_MIN - 1], margin=1.2)
 
     assert found.verdict is Verdict.UNDECIDED
     assert found.summary == f"{PAIRS_MIN - 1} pairs of requests, {PAIRS_MIN} needed"
 
 
 def test_undecided_says_how_many_pairs_would_decide() -> None:
-    found = not_slower(*pairs(7, 1.17))
+    found = not_slower(*pairs(7, 1.17), margin=1.2)
 
     assert found.verdict is Verdict.UNDECIDED
     assert int(found.evidence["needed"]) > PAIRS_MIN
@@ -122,3 +126,33 @@ def test_every_pair_belongs_to_a_block() -> None:
     challenger, champion = pairs(8, 1.1, count=BLOCKS * 10 + 7)
 
     assert typical_ratio(challenger, champion).pairs == BLOCKS * 10 + 7
+
+
+@pytest.mark.parametrize(
+    ("margin", "limited", "verdict", "asks"),
+    [
+        (1.2, False, Verdict.FAILED, True),
+        (1.2, True, Verdict.FAILED, True),
+        (None, False, Verdict.UNDECIDED, True),
+        (None, True, Verdict.UNDECIDED, False),
+        (9.0, True, Verdict.PASSED, True),
+    ],
+)
+def test_without_a_margin_a_person_judges_unless_a_limit_says_what_is_wanted(
+    margin: float | None, limited: bool, verdict: Verdict, asks: bool
+) -> None:
+    challenger, champion = pairs(9, 3.0)
+
+    found = judged(challenger, champion, margin=margin, limited=limited)
+
+    assert found.verdict is verdict
+    assert decides(found) is asks
+
+
+def test_what_no_caller_notices_is_not_slower() -> None:
+    challenger, champion = pairs(10, 3.0)
+    scale = 0.4 / float(np.median(champion))
+
+    found = judged(scale * challenger, scale * champion, margin=1.2, limited=False)
+
+    assert found.verdict is Verdict.PASSED  # 1.2 ms and 0.4 ms

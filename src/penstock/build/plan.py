@@ -161,12 +161,11 @@ def _speed(config: ModelConfig, beside: str | None) -> str:
     parts = [f"{name} <= {value:g} {unit}" for name, value, unit in limits if value is not None]
     if speed.min_rps is not None:
         parts.append(f"throughput >= {speed.min_rps:g} requests/s")
-    if beside is not None:
-        parts.append(
-            "a person judges what takes over 1.5 times as long as @champion"
-            if speed.margin is None
-            else f"at most {speed.margin:g} times as long as @champion"
-        )
+    if beside is not None and speed.margin is not None:
+        parts.append(f"at most {speed.margin:g} times as long as @champion")
+    elif beside is not None and speed.p50_ms is None and speed.p95_ms is None:
+        parts = parts or ["no limits"]
+        parts.append("a person judges what takes over 1.5 times as long as @champion")
     return "; ".join(parts) or "report, no limits"
 
 

@@ -31,8 +31,10 @@ from penstock.domain import CheckResult, Verdict
 BLOCKS = 10
 PAIRS_MIN = 200
 """Twenty a block: what remembers from pair to pair has mostly forgotten by the next block."""
-MARGIN = 1.2
-"""How many times as long as the champion is still "not slower", unless the project says."""
+MARGIN = 1.5
+"""Times as long as the champion, up to which nobody needs to judge where no margin is stated."""
+SMALL_MS = 1.0
+"""A difference that no caller notices: never "slower", whatever the ratio."""
 _ALPHA = 0.05
 """One-sided."""
 _QUESTION = "Is it slower than what we use today?"
@@ -90,7 +92,7 @@ def tail_ratio(
 
 
 def not_slower(
-    challenger: NDArray[np.float64], champion: NDArray[np.float64], *, margin: float = MARGIN
+    challenger: NDArray[np.float64], champion: NDArray[np.float64], *, margin: float
 ) -> CheckResult:
     """Judge the typical ratio against the margin; the tail's is told beside it.
 
@@ -135,6 +137,41 @@ def not_slower(
         summary += "; no number of pairs decides" if needed is None else ""
         summary += f"; about {needed:,} pairs would decide" if needed is not None else ""
     return CheckResult("speed.not_slower", verdict, summary, evidence)
+
+
+def judged(
+    challenger: NDArray[np.float64],
+    champion: NDArray[np.float64],
+    *,
+    margin: float | None,
+    limited: bool,
+) -> CheckResult:
+    """Judge the ratio as the project wants it.
+
+    Without a margin nobody has said how much is allowed: what takes more than `MARGIN` times as
+    long is undecided, for a person to judge; where a limit in milliseconds says what is wanted,
+    it is told and asks nobody.
+
+    Parameters
+    ----------
+    challenger, champion
+        As for `not_slower`.
+    margin
+        As stated; None for none.
+    limited
+        Whether the project states how fast a version has to be.
+    """
+    least = 1.0
+    if len(champion):
+        least = 1 + SMALL_MS / max(float(np.median(champion)), 1e-6)
+    found = not_slower(challenger, champion, margin=max(margin or MARGIN, least))
+    if margin is not None or found.verdict is Verdict.PASSED:
+        return found
+    summary, evidence = found.summary, {**found.evidence, "gate": not limited}
+    if found.verdict is Verdict.FAILED:
+        summary += "; [speed] margin does not say how much is allowed"
+        evidence["reading"] = "slower; no margin stated"
+    return CheckResult(found.check, Verdict.UNDECIDED, summary, evidence)
 
 
 def pairs_needed(found: Ratio, margin: float) -> int | None:

@@ -36,10 +36,6 @@ BODIES = 500
 WINDOW_S, WINDOWS = 0.3, 4
 """Of the load, for each number of connections."""
 _LOWEST = 19
-_STATED_MARGIN = 1.5
-"""Up to which nobody needs to judge where the project states no margin."""
-_SMALL_MS = 1.0
-"""A difference that no caller notices: never "slower", whatever the ratio."""
 
 
 @dataclass(slots=True)
@@ -258,7 +254,14 @@ def _judged(arms: Sequence[_Arm], stated: Speed) -> list[CheckResult]:
         champion=champion.measured() if champion else None,
     )
     if champion is not None:
-        results.append(_not_slower(mine, champion, stated))
+        results.append(
+            speed_ratio.judged(
+                np.array(mine.latencies_ms),
+                np.array(champion.latencies_ms),
+                margin=stated.margin,
+                limited=stated.p50_ms is not None or stated.p95_ms is not None,
+            )
+        )
     if mine.levels:
         results.append(
             throughput.throughput_check(
@@ -275,21 +278,6 @@ def _judged(arms: Sequence[_Arm], stated: Speed) -> list[CheckResult]:
             )
         )
     return results
-
-
-def _not_slower(mine: _Arm, champion: _Arm, stated: Speed) -> CheckResult:
-    """Judge the ratio; where the project states no margin, a person judges what is above."""
-    latencies = np.array(mine.latencies_ms), np.array(champion.latencies_ms)
-    least = 1.0
-    if len(latencies[1]):
-        least = 1 + _SMALL_MS / max(float(np.median(latencies[1])), 1e-6)
-    margin = max(stated.margin or _STATED_MARGIN, least)
-    found = speed_ratio.not_slower(*latencies, margin=margin)
-    if stated.margin is None and found.verdict is Verdict.FAILED:
-        summary = f"{found.summary}; [speed] margin does not say how much is allowed"
-        evidence = {**found.evidence, "reading": "slower; no margin stated"}
-        return CheckResult(found.check, Verdict.UNDECIDED, summary, evidence)
-    return found
 
 
 def _unfinished(one: CheckResult, why: str) -> CheckResult:
