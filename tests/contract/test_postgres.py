@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from penstock.domain import Deployment, Environment, Role
 from penstock.errors import UnreachableError
@@ -160,3 +163,30 @@ def test_a_gateway_serves_while_postgresql_is_down_and_sees_changes_once_it_is_b
 
 def error_of(rig: Rig) -> str:
     return str(rig.get("/v2/health/ready").json()["routes_error"])
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_parts_that_start_together_bring_the_schema_forward_once(
+    kind: str, server: Postgres, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'penstock.db'}"
+    if kind == "postgresql":
+        url = sa.make_url(server.url).set(database="together").render_as_string(False)
+        engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("CREATE DATABASE together")
+        engine.dispose()
+    parts = [Database(url, clock=lambda: NOW) for _ in range(4)]
+    ready = threading.Barrier(len(parts))
+
+    def start(part: Database) -> None:
+        ready.wait()
+        part.migrate()
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(start, parts))  # raises what any of them raised
+
+    with parts[0].read() as connection:
+        assert sa.inspect(connection).has_table("deployment")
+    for part in parts:
+        part.close()

@@ -27,6 +27,8 @@ from penstock.ports import Clock
 from penstock.records import journal, sqlite
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x50656E73
+"""Of PostgreSQL's advisory locks, ours while the schema is brought forward."""
 CONNECT_S = 5
 """A database server that does not answer a connection by then is away."""
 
@@ -67,24 +69,35 @@ class Database:
         self._log = sqlite.Log(self.engine) if is_file else None
 
     def migrate(self) -> None:
-        """Bring the schema to this release; refuse a database from a later one."""
+        """Bring the schema to this release; refuse a database from a later one.
+
+        One transaction for all of it, whose lock the parts of a server that start together take
+        in turn: the first migrates, the others find it done.
+        """
         config = alembic.config.Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
-        newest = alembic.script.ScriptDirectory.from_config(config)
-        with _sentences(), self.engine.connect() as connection:
-            found = alembic.runtime.migration.MigrationContext.configure(
-                connection
-            ).get_current_revision()
-            if found is not None and found not in {s.revision for s in newest.walk_revisions()}:
-                raise ConflictError(
-                    "PS103",
-                    f"The database has schema {found}, which this release does not know.",
-                    hint="Install the Penstock release that wrote it, or a later one.",
-                )
-            connection.rollback()
+        script = alembic.script.ScriptDirectory.from_config(config)
+        with self.read() as connection:
+            if self._revision(connection, script) == script.get_current_head():
+                return
+        with self.write() as connection:
+            if not self.url.startswith("sqlite"):
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            self._revision(connection, script)
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
-            connection.commit()
+
+    @staticmethod
+    def _revision(connection: sa.Connection, script: alembic.script.ScriptDirectory) -> str | None:
+        context = alembic.runtime.migration.MigrationContext.configure(connection)
+        found = context.get_current_revision()
+        if found is not None and found not in {one.revision for one in script.walk_revisions()}:
+            raise ConflictError(
+                "PS103",
+                f"The database has schema {found}, which this release does not know.",
+                hint="Install the Penstock release that wrote it, or a later one.",
+            )
+        return found
 
     @contextmanager
     def read(self) -> Generator[sa.Connection]:
