@@ -19,12 +19,14 @@ def classes(scores: list[float]) -> Answers:
     return Answers(words, probability, ("no", "yes"), "yes")
 
 
-def replayed(before: Answers, after: Answers, **more: object) -> Replayed:
+def replayed(
+    before: Answers, after: Answers, *, left_out: tuple[str, ...] = (), span_h: float = 0.0
+) -> Replayed:
     count = len(before)
     rows = pa.table(
         {"age": list(range(count)), "region": ["n" if n % 2 else "s" for n in range(count)]}
     )
-    return Replayed(rows, tuple(f"id-{n}" for n in range(count)), before, after, **more)  # type: ignore[arg-type]
+    return Replayed(rows, tuple(f"id-{n}" for n in range(count)), before, after, left_out, span_h)
 
 
 def one(of: Replayed, **slices: Sequence[object]) -> CheckResult:

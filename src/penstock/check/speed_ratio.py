@@ -194,7 +194,7 @@ def _ratio(log_value: float, se: float, pairs: int) -> Ratio:
 def _sentence(found: Ratio, tail: Ratio, margin: float, verdict: Verdict) -> str:
     sign = {Verdict.PASSED: "<=", Verdict.FAILED: ">"}.get(verdict, "against")
     return (
-        f"takes {found.value:.3g} times as long as the champion {sign} {margin:g} "
+        f"takes {found.value:.3g} times as long as the champion {sign} {margin:.3g} "
         f"({found.low:.3g} to {found.high:.3g}); one in twenty {tail.value:.3g} times "
         f"({tail.low:.3g} to {tail.high:.3g})"
     )

@@ -33,7 +33,7 @@ from penstock.records import rollouts, runs
 from penstock.records.database import Database
 
 SCHEMA = "penstock.compare/1"
-_FIGURES = ("speed.", "supply.size", "quality.measured")
+_FIGURES = ("speed.", "supply.size")
 """Checks whose values are shown beside each other."""
 _MOST_LATELY = 64
 _LATELY: OrderedDict[str, JSON] = OrderedDict()
@@ -294,7 +294,7 @@ def _explanation(first: Side, second: Side) -> JSON | None:
 
 
 def _figures(first: Side, second: Side) -> list[JSON]:
-    """Return values that both checks measured, of speed, size and quality."""
+    """Return values that both checks measured, of speed and size."""
     known = {one.check: one for one in first.results}
     found: list[JSON] = []
     for one in second.results:

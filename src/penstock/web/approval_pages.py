@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from penstock.client import Client
 from penstock.deploy.approval import wrote
-from penstock.domain import JSON, Deployment, Environment
+from penstock.domain import Environment
 from penstock.errors import PenstockError, UsageError
-from penstock.inference.gateway.examples import example_request
 from penstock.records import conditions, fleet, rollouts, tokens
-from penstock.web import approving, views
+from penstock.web import approving, trying, views
 from penstock.web.access import caller_of, require
 from penstock.web.control import Control
 from penstock.web.drawing import Pages
-
-_ASK_S = 30.0
-MOST_FIELDS = 60
-"""Columns that the form for trying has room for."""
+from penstock.web.fields import blamed, filled, request_of
 
 
 def routes(draw: Pages) -> APIRouter:
@@ -150,35 +145,31 @@ def _tries(router: APIRouter, draw: Pages) -> None:
         asked = view.approval
         require(request, "read", asked.model)
         with control.database.read() as connection:
-            found = rollouts.deployments(
+            present = rollouts.deployments(
                 connection, model_name=asked.model, environment=Environment.TEST
             )
-        found.sort(key=lambda one: one.number == asked.number)
-        signature = view.version.signature or {"columns": ()}
-        fields = fields_of(signature)
-        values = (
-            {one["name"]: given.get(f"c:{one['name']}", "") for one in fields} if given else {}
-        )
-        said: list[JSON] = []
-        fault = ""
-        if given is not None:
-            try:
-                request_body = asked_with(fields, values)
-            except ValueError as error:
-                fault = str(error)
-            else:
-                said = [_answer(control, one, request_body) for one in found]
+        # The one in use first, as on every page; without the one that is asked about there is
+        # nothing to try.
+        numbers = sorted({one.number for one in present}, key=lambda n: n == asked.number)
+        if asked.number not in numbers:
+            numbers = []
+        target = trying.target_of(control, asked.model, Environment.TEST, asked.number)
+        fields, said = target.fields, dict[int, Any]()
+        if given is not None and fields is not None:
+            fields = filled(fields, given)
+            body = trying.laid_out(request_of(fields))
+            for number in numbers:
+                of = trying.target_of(control, asked.model, Environment.TEST, number)
+                said[number] = trying.ask_version(control, asked.model, of, body, why=False)
+                fields = blamed(fields, str(said[number]["error"] or ""))
         return draw.page(
             request,
             "approval_try.html",
             title=f"Try {asked.model}@{asked.number}",
             nav="Approvals",
             view=view,
-            there=found,
             fields=fields,
-            values=values if given else {one["name"]: one["value"] for one in fields},
-            said=said,
-            fault=fault,
+            sides=[{"number": number, "said": said.get(number)} for number in numbers],
         )
 
     @router.get("/approvals/{approval_id}/try")
@@ -189,87 +180,3 @@ def _tries(router: APIRouter, draw: Pages) -> None:
     async def ask(request: Request, approval_id: int) -> Response:
         given = {key: str(value) for key, value in (await request.form()).items()}
         return await run_in_threadpool(page, request, approval_id, given)
-
-
-def fields_of(signature: JSON) -> list[dict[str, Any]]:
-    """Return a field for each column, with a typical value; none for tensors or too many.
-
-    Examples
-    --------
-    >>> fields_of({"columns": [{"name": "age", "datatype": "FP64", "example": 41.5}]})
-    [{'name': 'age', 'datatype': 'FP64', 'value': '41.5', 'optional': False}]
-    """
-    columns = cast("Sequence[JSON]", signature.get("columns") or ())
-    if len(columns) > MOST_FIELDS or any(column.get("shape") for column in columns):
-        return []
-    example = {one["name"]: one["data"][0] for one in example_request(signature)["inputs"]}
-    return [
-        {
-            "name": str(column["name"]),
-            "datatype": str(column["datatype"]),
-            "value": str(example[column["name"]]),
-            "optional": bool(column.get("optional")),
-        }
-        for column in columns
-    ]
-
-
-def asked_with(fields: Sequence[Mapping[str, Any]], values: Mapping[str, str]) -> dict[str, Any]:
-    """Make a request of one row from what people typed; ValueError says what cannot be read."""
-    inputs: list[dict[str, Any]] = []
-    wrong: list[str] = []
-    for one in fields:
-        name, kind = str(one["name"]), str(one["datatype"])
-        try:
-            value = typed(values.get(name, "").strip(), kind)
-        except ValueError:
-            wrong.append(f"{name}: {values.get(name, '')!r} is not {_KINDS.get(kind, 'text')}")
-            continue
-        inputs.append({"name": name, "shape": [1], "datatype": kind, "data": [value]})
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return {"inputs": inputs}
-
-
-_KINDS = {"FP64": "a number", "INT64": "a whole number", "BOOL": "true or false"}
-
-
-def typed(text: str, kind: str) -> object:
-    """Read a value of a datatype; empty is missing.
-
-    Examples
-    --------
-    >>> typed("41,5", "FP64"), typed("yes", "BOOL"), typed("", "INT64"), typed("7", "BYTES")
-    (41.5, True, None, '7')
-    """
-    if not text:
-        return None
-    if kind == "BOOL":
-        known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in known:
-            raise ValueError(text)
-        return known[text.lower()]
-    if kind.startswith("FP"):
-        return float(text.replace(",", "."))
-    if kind.startswith(("INT", "UINT")):
-        return int(text)
-    return text
-
-
-def _answer(control: Control, of: Deployment, body: Mapping[str, Any]) -> JSON:
-    """Ask one version in the test environment; a refusal is an answer, too."""
-    caller = Client(control.settings.address, predict_url=control.predict_url, timeout_s=_ASK_S)
-    told: dict[str, Any] = {"number": of.number, "role": of.role.value, "error": None, "rows": []}
-    try:
-        said: Any = caller.ask(f"/test/v2/models/{of.model}/versions/{of.number}/infer", body)
-    except PenstockError as error:
-        return {**told, "error": error.what}
-    outputs: dict[str, Any] = {one["name"]: one for one in said.get("outputs") or ()}
-    rows = [(name, outputs[name]["data"][:8]) for name in outputs if name != "probability"]
-    likely = outputs.get("probability")
-    if likely is not None:
-        parameters = cast("JSON", said.get("parameters") or {})
-        classes = cast("Sequence[Any]", parameters.get("classes") or range(len(likely["data"])))
-        shares = zip(classes, likely["data"], strict=False)
-        rows += [(f"probability of {name}", [share]) for name, share in list(shares)[:12]]
-    return {**told, "rows": rows}

@@ -88,14 +88,19 @@ def _target(control: Control, name: str, served: JSON, asked: str) -> Target | N
         found = _TARGET.fullmatch(first)
     if found is None:
         return None
+    return target_of(control, name, Environment(found[1]), int(found[2]))
+
+
+def target_of(control: Control, name: str, environment: Environment, number: int) -> Target:
+    """Return a version as it is tried, with a field for each of its columns."""
     with control.database.read() as connection:
-        version = runs.version_of(connection, name, int(found[2]))
+        version = runs.version_of(connection, name, number)
     signature: JSON = version.signature or {"columns": []}
     profile = carding.report(control.home, version, "profile")
     evaluate: JSON = version.config.get("evaluate") or {}
     serving: JSON = version.config.get("serving") or {}
     return Target(
-        Environment(found[1]),
+        environment,
         version.number,
         signature,
         fields_of(signature, profile, serving.get("log_without") or ())
@@ -120,7 +125,7 @@ def _answered(control: Control, name: str, given: Mapping[str, str]) -> dict[str
         return {"served": served, "target": None, **_shown(None, as_json=True)}
     fields = None if "body" in given or target.fields is None else filled(target.fields, given)
     body = given.get("body", "") if fields is None else laid_out(request_of(fields))
-    said = _asked(control, name, target, body, why="why" in given)
+    said = ask_version(control, name, target, body, why="why" in given)
     if fields is not None:
         fields = blamed(fields, str(said["error"] or ""))
     return {"served": served, "target": target, "fields": fields, "body": body, "said": said}
@@ -133,7 +138,9 @@ def laid_out(asked: Mapping[str, Any] | None) -> str:
     return f'{{"inputs": [\n{lines}\n]}}'
 
 
-def _asked(control: Control, name: str, of: Target, body: str, *, why: bool) -> dict[str, Any]:
+def ask_version(
+    control: Control, name: str, of: Target, body: str, *, why: bool
+) -> dict[str, Any]:
     """Ask the gateway about a body; what it says is shown, whatever it is."""
     prefix = "/test" if of.environment is Environment.TEST else ""
     path = f"{prefix}/v2/models/{name}/versions/{of.number}/{'explain' if why else 'infer'}"
