@@ -421,7 +421,8 @@ class Deployment:
     """Of the version; without one, or with one that proves nothing, it is not loaded."""
     serving: JSON = field(default_factory=dict[str, Any])
     """The version's block [serving], defaults filled in, and ``path``: which call of its model
-    answers; ``proof``: the digest of the signed statement that says so."""
+    answers; ``proof``: the digest of the signed statement that says so; ``p95_ms``, where the
+    project states how fast it has to be."""
     key: str | None = None
     """Column that names the customer: requests with the same value go to the same version."""
     redraw: bool = False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -233,6 +234,13 @@ def test_who_gets_few_requests_waits_about_a_call_for_more_and_never_more_than_a
     one.deployment = version(1, share=share)
 
     assert linger_s(took_s, Batch([one], 0, 20.0)) == pytest.approx(expected_s)
+
+
+def test_a_canary_waits_a_quarter_of_the_time_that_its_project_allows() -> None:
+    one = ticket(b"t")
+    one.deployment = replace(version(1, share=10), serving={"p95_ms": 8.0})
+
+    assert linger_s(0.03, Batch([one], 0, 20.0)) == pytest.approx(0.002)
 
 
 def test_the_wait_of_a_canary_for_more_leaves_most_of_the_time_after_which_it_is_slow() -> None:

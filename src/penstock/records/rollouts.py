@@ -367,6 +367,9 @@ def _deployment(row: Any) -> Deployment:
     fields["role"] = Role(fields["role"])
     config: JSON = fields.pop("config")
     how = {name: fields.pop(name) for name in ("path", "proof")}
+    speed: JSON = config.get("speed") or {}
+    if speed.get("p95_ms") is not None:
+        how["p95_ms"] = speed["p95_ms"]
     fields["serving"] = {**(config.get("serving") or {}), **how}
     canary: JSON = config.get("canary") or {}
     fields["key"], fields["redraw"] = canary.get("key"), canary.get("redraw") == "hour"

@@ -37,7 +37,8 @@ LINGER_FEW = 1.25
 """A version that gets the lesser part of the requests, as a canary does, waits this part instead,
 for callers whom the other version answers: a call costs about the same for one row as for fifty,
 and its few would pay for a call over and over. `LINGER_S` holds for it too: a quarter of the time
-(20 ms) below which no request of a canary is judged to be slow."""
+(20 ms) below which no request of a canary is judged to be slow; where the project states that
+time itself, a quarter of it."""
 HALF = 50
 """Percent of the requests."""
 COME_BACK = 0.9
@@ -222,8 +223,11 @@ class Batch(NamedTuple):
 def linger_s(took_s: float, batch: Batch) -> float:
     """Return how long a process waits for more after a batch that took so long."""
     found = batch.tickets[0].deployment
-    few = found is not None and found.share < HALF
-    return min(took_s * (LINGER_FEW if few else LINGER), LINGER_S)
+    if found is None or found.share >= HALF:
+        return min(took_s * LINGER, LINGER_S)
+    stated_ms = found.serving.get("p95_ms")
+    most_s = LINGER_S if stated_ms is None else min(LINGER_S, float(stated_ms) / 4000)
+    return min(took_s * LINGER_FEW, most_s)
 
 
 Settle = Callable[[list[tuple[Ticket, Outcome]]], None]
